@@ -1,0 +1,1 @@
+"""Training, evaluation, logging and configuration: what joins `ssm` and `tasks`."""

@@ -1,0 +1,97 @@
+"""The abstract task, and the arrays it hands over."""
+
+import abc
+from collections.abc import Mapping
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Shaped
+
+
+class Split(NamedTuple):
+    """Examples along the leading axis.
+
+    `inputs` is (examples, length) token indices or (examples, length, channels) float32;
+    `targets` is (examples, length) classes or (examples, n_outputs) float32.
+    """
+
+    inputs: np.ndarray
+    targets: np.ndarray
+
+
+class Data(NamedTuple):
+    """A training split, a validation split, and a second stream of training examples or None."""
+
+    train: Split
+    validation: Split
+    auxiliary: Split | None
+
+
+class AbstractTask(abc.ABC):
+    """A learning problem: its data, its sizes, its loss and its metrics.
+
+    `loss` and `statistics` take ONE example and are pure JAX, so the caller batches them with
+    `jax.vmap`. The caller averages every entry of `statistics` over a split and gives the averages
+    to `metrics`: a metric is therefore the same however the split was cut into batches.
+
+    Attributes:
+        metric: name of the primary entry of `metrics`, "accuracy" or "rmse".
+        maximise: whether a larger value of it is better.
+    """
+
+    metric: ClassVar[str]
+    maximise: ClassVar[bool]
+
+    @property
+    @abc.abstractmethod
+    def vocabulary(self) -> int | None:
+        """Number of tokens if the inputs are token indices, else None."""
+
+    @property
+    @abc.abstractmethod
+    def channels(self) -> int | None:
+        """Number of channels if the inputs are real paths, else None."""
+
+    @property
+    @abc.abstractmethod
+    def n_outputs(self) -> int:
+        """Number of classes, or of dimensions of a regression target."""
+
+    @property
+    @abc.abstractmethod
+    def per_position(self) -> bool:
+        """True if there is one output per position, False if one per sequence."""
+
+    @property
+    @abc.abstractmethod
+    def length(self) -> int:
+        """Length of an input sequence."""
+
+    @abc.abstractmethod
+    def load(self) -> Data:
+        """Returns the whole data set as NumPy arrays; equal arguments give equal data.
+
+        Tokens and classes have the smallest unsigned integer type that holds them, everything else
+        is float32.
+        """
+
+    @abc.abstractmethod
+    def loss(
+        self, outputs: Float[Array, "*position outputs"], targets: Shaped[Array, "*target"]
+    ) -> Float[Array, ""]:
+        """Returns the differentiable training loss of one example."""
+
+    @abc.abstractmethod
+    def statistics(
+        self, outputs: Float[Array, "*position outputs"], targets: Shaped[Array, "*target"]
+    ) -> dict[str, Array]:
+        """Returns what one example adds to the metrics, to be averaged over a split."""
+
+    @abc.abstractmethod
+    def metrics(self, means: Mapping[str, ArrayLike]) -> dict[str, float]:
+        """Returns named metrics from the averages of `statistics`; `self.metric` is among them."""
+
+    @abc.abstractmethod
+    def baselines(self, data: Data) -> dict[str, float]:
+        """Returns validation metrics of predictors that learn nothing of the problem's point."""

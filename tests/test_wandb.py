@@ -1,0 +1,249 @@
+"""Weights & Biases: the numbers of the local file, and no way to stop a training run."""
+
+import json
+import logging
+import math
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from experiments.loggers import (
+    CompositeLogger,
+    LocalLogger,
+    Record,
+    RunInfo,
+    WandbLogger,
+    read_metrics,
+)
+
+SEEDS = (0, 7)
+
+
+@pytest.fixture(autouse=True)
+def nobody(tmp_path, monkeypatch):
+    """A user who has never heard of W&B, in an empty home directory."""
+    for name in ("MODE", "API_KEY", "IDENTITY_TOKEN_FILE", "CONFIG_DIR", "DIR", "BASE_URL"):
+        monkeypatch.delenv(f"WANDB_{name}", raising=False)
+    monkeypatch.delenv("NETRC", raising=False)
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+    (tmp_path / "home").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    yield
+    if wandb := sys.modules.get("wandb"):
+        wandb.teardown()
+
+
+@pytest.fixture
+def run(tmp_path):
+    config = {"model": {"width": 8}, "learning_rate": 3e-05}
+    return RunInfo(tmp_path / "run", config, "figure", "lcde", ("a5", "test"), SEEDS, "train")
+
+
+def make_records(step: int, accuracies: tuple[float, float]) -> list[Record]:
+    """A training loss and a validation accuracy for each seed."""
+    records = []
+    for seed, accuracy in zip(SEEDS, accuracies, strict=True):
+        records.append(Record(step, seed, "train", "loss", 1 / (step + seed), step / 3))
+        records.append(Record(step, seed, "val", "accuracy", accuracy, step / 3))
+    return records
+
+
+def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What this project's loggers warned of; wandb's own log is none of our business."""
+    records = [record for record in caplog.records if record.name.startswith("experiments")]
+    return [record.getMessage() for record in records if record.levelno >= logging.WARNING]
+
+
+def read_offline(directory: Path, seed: int) -> list[dict]:
+    """The records of one seed's newest offline run, by wandb's own reader."""
+    run_id = json.loads((directory / "wandb_ids.json").read_text())[str(seed)]
+    path = sorted(directory.glob(f"wandb/offline-run-*/run-{run_id}.wandb"))[-1]
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(path)]
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return [json.loads(line) for line in output.splitlines()]
+
+
+def history_of(lines: list[dict]) -> list[dict]:
+    items = [line["history"]["item"] for line in lines if line["type"] == "history"]
+    return [{key: value for key, value in item.items() if key[0] != "_"} for item in items]
+
+
+def summary_of(lines: list[dict]) -> dict:
+    summary = {}
+    for line in lines:
+        if line["type"] == "summary":
+            summary |= line["summary"]["update"]
+    return summary
+
+
+def test_offline_runs_hold_the_numbers_of_the_local_file(run, capfd):
+    logger = CompositeLogger([LocalLogger(), WandbLogger("project", mode="offline")])
+    logger.open(run)
+    for step, accuracies in enumerate([(0.1, 0.4), (0.3, math.nan), (0.2, 0.5)], start=1):
+        logger.log(make_records(step, accuracies))
+    seeds = {"0": {"best": {"accuracy": 0.3}}, "7": {"best": {"accuracy": 0.5}}}
+    logger.finish({"seeds": seeds, "device": "cpu"})
+    logger.close()
+    assert capfd.readouterr() == ("", "")
+
+    records = read_metrics(run.directory)
+    for seed, best in zip(SEEDS, (0.3, 0.5), strict=True):
+        lines = read_offline(run.directory, seed)
+        (info,) = (line["run"] for line in lines if line["type"] == "run")
+        config = {key: value for key, value in info["config"]["update"].items() if key != "_wandb"}
+        assert config == {**run.config, "seed": seed}
+        assert (info["project"], info["run_group"]) == ("project", "figure")
+        assert (info["display_name"], info["job_type"]) == (f"lcde-seed{seed}", "train")
+        assert info["tags"] == ["a5", "test"]
+        rows = {}
+        for record in (record for record in records if record.seed == seed):
+            row = rows.setdefault(record.step, {"step": record.step, "seconds": record.seconds})
+            value = "NaN" if math.isnan(record.value) else record.value
+            row[f"{record.split}/{record.metric}"] = value
+        assert history_of(lines) == list(rows.values())
+        summary = summary_of(lines)
+        assert summary["val/accuracy"] == rows[3]["val/accuracy"]
+        assert summary["val/accuracy_best"] == best
+        assert (summary["device"], summary["best/accuracy"]) == ("cpu", best)
+        assert lines[-1] == {"num": len(lines), "type": "exit", "exit": {"exit_code": 0}}
+
+
+def test_a_continued_run_keeps_its_id_and_its_best(run):
+    for step, accuracies in enumerate([(0.9, 0.1), (0.5, 0.2)], start=1):
+        logger = CompositeLogger([LocalLogger(), WandbLogger("project", mode="offline")])
+        logger.open(run)
+        logger.log(make_records(step, accuracies))
+        logger.close()
+        ids = (run.directory / "wandb_ids.json").read_text()
+    for seed, run_id in json.loads(ids).items():
+        assert len(list(run.directory.glob(f"wandb/offline-run-*/run-{run_id}.wandb"))) == 2, seed
+    summary = summary_of(read_offline(run.directory, SEEDS[0]))
+    assert (summary["val/accuracy"], summary["val/accuracy_best"]) == (0.5, 0.9)
+
+
+def test_auto_without_credentials_is_off_and_imports_nothing(run, monkeypatch, caplog):
+    def refuse(*arguments: object) -> None:
+        raise AssertionError("a network call")
+
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    logger = WandbLogger("project")
+    logger.open(run)
+    assert logger.mode == "disabled"
+    logger.log(make_records(1, (0.1, 0.2)))
+    logger.finish({"seeds": {}})
+    logger.close()
+    assert not run.directory.exists()
+    assert not warnings_of(caplog)
+    monkeypatch.delitem(sys.modules, "wandb")
+
+
+def test_auto_with_a_login_elsewhere_is_off_without_a_prompt(run, tmp_path, capfd, caplog):
+    netrc = tmp_path / "home" / ".netrc"
+    netrc.write_text("machine example.org login someone password something\n")
+    netrc.chmod(0o600)
+    logger = WandbLogger("project")
+    logger.open(run)
+    assert logger.mode == "disabled"
+    logger.close()
+    assert not warnings_of(caplog)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(("variable", "mode"), [("offline", "offline"), ("disabled", "disabled")])
+def test_auto_follows_the_environment(run, monkeypatch, variable, mode):
+    monkeypatch.setenv("WANDB_MODE", variable)
+    logger = WandbLogger("project")
+    logger.open(run)
+    assert logger.mode == mode
+    logger.close()
+
+
+def test_online_without_a_login_goes_offline_without_a_prompt(run, caplog):
+    logger = WandbLogger("project", mode="online")
+    logger.open(run)
+    assert logger.mode == "offline"
+    logger.close()
+    assert len(warnings_of(caplog)) == 1
+
+
+def test_an_unreachable_server_costs_one_warning_and_shows_no_key(run, monkeypatch, caplog, capfd):
+    key = "0123456789" * 4
+    monkeypatch.setenv("WANDB_API_KEY", key)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setattr("experiments.loggers.wandb.INIT_SECONDS", 1.0)
+    logger = WandbLogger("project")
+    logger.open(run)
+    assert logger.mode == "offline"
+    logger.log(make_records(1, (0.1, 0.2)))
+    logger.close()
+    (warning,) = warnings_of(caplog)
+    assert "CommError" in warning
+    assert "it is now offline" in warning
+    lines = read_offline(run.directory, SEEDS[1])
+    assert history_of(lines)[0]["val/accuracy"] == 0.2
+    assert key not in caplog.text + "".join(capfd.readouterr())
+    assert not [
+        path
+        for path in run.directory.rglob("*")
+        if path.is_file() and key.encode() in path.read_bytes()
+    ]
+
+
+def test_when_offline_fails_too_the_run_goes_on_without_it(run, monkeypatch, caplog):
+    import wandb
+
+    def fail(**arguments: object) -> None:
+        raise wandb.errors.CommError("nothing works today")
+
+    monkeypatch.setattr(wandb, "init", fail)
+    monkeypatch.setattr(wandb, "login", lambda **arguments: True)
+    logger = WandbLogger("project", mode="online")
+    logger.open(run)
+    logger.log(make_records(1, (0.1, 0.2)))
+    logger.finish({"seeds": {}})
+    logger.close()
+    (warning,) = warnings_of(caplog)
+    assert "nothing works today): it is now disabled" in warning
+
+
+def test_a_failing_log_call_is_repeated_in_the_next_mode(run, monkeypatch, caplog):
+    import wandb
+
+    class Broken:
+        finished = 0
+        summary: dict = {}  # noqa: RUF012
+
+        def log(self, row: dict) -> None:
+            raise wandb.errors.CommError("lost")
+
+        def finish(self, exit_code: int) -> None:
+            Broken.finished += 1
+            raise wandb.errors.CommError("lost again")
+
+    logger = WandbLogger("project", mode="offline")
+    logger.open(run)
+    logger.mode = "online"
+    logger._finish_runs(exit_code=1)
+    logger._runs = {seed: Broken() for seed in SEEDS}
+    logger.log(make_records(1, (0.1, 0.2)))
+    assert logger.mode == "offline"
+    assert Broken.finished == len(SEEDS)
+    assert set(logger._runs) == set(SEEDS)
+    logger.close()
+    assert len(warnings_of(caplog)) == 1
+
+
+def test_unknown_modes_are_refused_when_typed_and_survived_when_inherited(run, monkeypatch, caplog):
+    with pytest.raises(ValueError, match="got 'loud'"):
+        WandbLogger("project", mode="loud")
+    monkeypatch.setenv("WANDB_MODE", "loud")
+    logger = WandbLogger("project")
+    logger.open(run)
+    assert logger.mode == "disabled"
+    logger.close()
+    assert "WANDB_MODE" in caplog.text
