@@ -1,0 +1,232 @@
+"""From a Hydra configuration to typed, validated objects: Hydra ends here.
+
+Every node with a `_target_` is checked against the signature it will be called with: an unknown
+key, a missing one, or a value of the wrong type is one `ConfigError` that names the key in full,
+the value, and what is valid. Then it is built, and task, model and procedure are checked together,
+all before any data is made or anything is compiled.
+"""
+
+import inspect
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import hydra.utils
+import jax
+import jax.random as jr
+import optax
+from beartype.door import is_bearable
+from hydra.core.config_store import ConfigStore
+from jaxtyping import PRNGKeyArray
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from experiments.loggers import AbstractLogger, RunInfo
+from experiments.procedure import AbstractProcedure, MakeModel
+from ssm.init import count_parameters
+from tasks.base import AbstractTask
+
+PROCEDURES = ("train", "readout")
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot run; the message names key, value, and what is valid."""
+
+
+@dataclass
+class RunConfig:
+    """The keys of a run; groups are checked against their targets' signatures."""
+
+    task: dict[str, Any] = MISSING
+    model: dict[str, Any] = MISSING
+    optimizer: dict[str, Any] = MISSING
+    train: dict[str, Any] = MISSING
+    readout: dict[str, Any] = MISSING
+    logger: dict[str, Any] = MISSING
+    preset: str = "quick"
+    procedure: str = "train"
+    seeds: list[int] = field(default_factory=lambda: [0])
+    published: str | None = None
+    see_also: str | None = None
+
+
+ConfigStore.instance().store("schema", RunConfig)
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything a run needs, built and checked."""
+
+    task: AbstractTask
+    make_model: MakeModel
+    procedure: AbstractProcedure
+    optimizer: optax.GradientTransformation
+    logger: AbstractLogger
+    seeds: tuple[int, ...]
+    info: RunInfo
+    preset: str
+    published: str | None
+    see_also: str | None
+    parameters: int
+
+
+def build(config: DictConfig, choices: Mapping[str, str], directory: Path) -> Run:
+    """The run a composed configuration describes.
+
+    Arguments:
+        config: as composed from `configs/run.yaml`.
+        choices: the chosen option of each group, for names ("task", "model").
+        directory: of the run's results.
+
+    Raises:
+        ConfigError: for anything that cannot run.
+    """
+    try:
+        plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
+    except OmegaConfBaseException as error:
+        raise ConfigError(str(error).splitlines()[0]) from error
+    if plain["procedure"] not in PROCEDURES:
+        raise ConfigError(
+            f"procedure: got {plain['procedure']!r}; expected one of {list(PROCEDURES)}"
+        )
+    seeds = _check_seeds(plain["seeds"])
+    task = _instantiate("task", plain["task"])
+    procedure = _instantiate(plain["procedure"], plain[plain["procedure"]])
+    optimizer = _instantiate("optimizer", plain["optimizer"])
+    partial_model = _instantiate("model", plain["model"])
+
+    def make_model(key: PRNGKeyArray) -> eqx.Module:
+        return partial_model(
+            vocabulary=task.vocabulary, channels=task.channels, n_outputs=task.n_outputs, key=key
+        )
+
+    model = _check_model(make_model, task, procedure)
+    length, depth = task.length, plain["model"].get("depth", 1)
+    name = f"{choices['model']}-{choices['task']}-length{length}-depth{depth}"
+    info = RunInfo(
+        directory=directory,
+        config=plain,
+        group=f"{plain['preset']}: {name}",
+        name=name,
+        tags=(choices["task"], choices["model"], plain["preset"]),
+        seeds=seeds,
+        job_type=plain["procedure"],
+        metric=task.metric,
+    )
+    return Run(
+        task,
+        make_model,
+        procedure,
+        optimizer,
+        _instantiate("logger", plain["logger"]),
+        seeds,
+        info,
+        plain["preset"],
+        plain["published"],
+        plain["see_also"],
+        count_parameters(model),
+    )
+
+
+def _check_seeds(seeds: list[int]) -> tuple[int, ...]:
+    valid = "a list of different integers from 0 to 2³²−1, such as [0,1,2]"
+    if not seeds or len(set(seeds)) != len(seeds) or not all(0 <= s < 2**32 for s in seeds):
+        raise ConfigError(f"seeds: got {seeds}; expected {valid}")
+    return tuple(seeds)
+
+
+def _check_model(make_model: MakeModel, task: AbstractTask, procedure: AbstractProcedure) -> Any:
+    """The model's shapes; builds and applies it abstractly, without computing anything."""
+    key = jax.eval_shape(lambda: jr.key(0))
+    try:
+        model = eqx.filter_eval_shape(make_model, key)
+        procedure.check(task, model)
+        shape = (task.length,) if task.channels is None else (task.length, task.channels)
+        dtype = "float32" if task.vocabulary is None else "int32"
+        example = jax.ShapeDtypeStruct(shape, dtype)
+        eqx.filter_eval_shape(lambda m, x, k: m(x, key=k), model, example, key)
+    except ConfigError:
+        raise
+    except (TypeError, ValueError) as error:
+        message = str(error).splitlines()[0]
+        prefix = "" if message.startswith(("model.", "train.", "procedure:")) else "model."
+        raise ConfigError(prefix + message) from error
+    return model
+
+
+def _instantiate(name: str, node: Mapping[str, Any]) -> Any:
+    """Checks a node and everything below it, then builds it."""
+    _check_node(name, node)
+    try:
+        return hydra.utils.instantiate(dict(node), _convert_="all")
+    except Exception as error:
+        cause = error.__cause__ or error
+        if not isinstance(cause, TypeError | ValueError | OSError):
+            raise
+        message = str(cause).splitlines()[0]
+        separator = "." if message.split(":")[0].split(" ")[0].isidentifier() else ": "
+        raise ConfigError(f"{name}{separator}{message}") from error
+
+
+def _check_node(path: str, node: Any) -> None:
+    """Checks the keys and values of a `_target_` node against the target's signature."""
+    if isinstance(node, list):
+        for index, item in enumerate(node):
+            _check_node(f"{path}[{index}]", item)
+        return
+    if not isinstance(node, Mapping):
+        return
+    for key, value in node.items():
+        _check_node(f"{path}.{key}", value)
+    if "_target_" not in node:
+        return
+    try:
+        target = hydra.utils.get_object(node["_target_"])
+    except Exception as error:
+        raise ConfigError(
+            f"{path}._target_: got {node['_target_']!r}; expected an importable class or function"
+        ) from error
+    parameters = inspect.signature(target).parameters
+    hints = _type_hints(target)
+    given = {k: v for k, v in node.items() if not k.startswith("_")}
+    for key, value in given.items():
+        if key not in parameters:
+            valid = ", ".join(p for p in parameters if p not in ("self", "key"))
+            raise ConfigError(f"{path}.{key}: unknown key; {node['_target_']} takes {valid}")
+        nested = isinstance(value, Mapping) and "_target_" in value
+        if not nested and key in hints and not _fits(value, hints[key]):
+            raise ConfigError(f"{path}.{key}: got {value!r}; expected {_describe(hints[key])}")
+    missing = [
+        k
+        for k, p in parameters.items()
+        if p.default is p.empty
+        and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+        and k not in given
+    ]
+    if missing and not node.get("_partial_"):
+        raise ConfigError(f"{path}: {node['_target_']} needs {', '.join(missing)}")
+
+
+def _type_hints(target: Any) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+    except (NameError, TypeError):
+        return {}
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    if isinstance(value, Mapping):
+        return True
+    if is_bearable(value, hint):
+        return not (isinstance(value, bool) and hint in (int, float))
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return whole and is_bearable(float(value), hint)
+
+
+def _describe(hint: Any) -> str:
+    if typing.get_origin(hint) is typing.Literal:
+        return "one of " + ", ".join(map(repr, typing.get_args(hint)))
+    return getattr(hint, "__name__", None) or str(hint).replace("typing.", "")

@@ -1,0 +1,168 @@
+"""Frozen random features with a linear readout by ordinary least squares."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, final
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import optax
+import scipy.linalg
+
+from experiments import checkpoint
+from experiments.loggers import AbstractLogger, Record
+from experiments.procedure import AbstractProcedure, MakeModel, to_floats
+from ssm.init import named_key
+from tasks.base import AbstractTask
+
+
+class Fit(NamedTuple):
+    """A linear predictor y = x W + c, and how well its least-squares problem was posed."""
+
+    weights: np.ndarray
+    intercept: np.ndarray
+    rank: int
+    condition_number: float
+
+
+def least_squares(features: np.ndarray, targets: np.ndarray) -> Fit:
+    """The minimiser of Σ |x W + c − y|² of least norm, in float64.
+
+    Features and targets are centred, which solves for the intercept, and the rest is solved by the
+    singular value decomposition (LAPACK's gelsd), so that a rank-deficient problem has a solution.
+
+    Arguments:
+        features: (examples, d).
+        targets: (examples, outputs).
+
+    Raises:
+        ValueError: if there are fewer examples than features, or a feature is not finite.
+    """
+    x = np.asarray(features, np.float64)
+    y = np.asarray(targets, np.float64)
+    if len(x) <= x.shape[1]:
+        raise ValueError(
+            f"least squares: got {len(x)} training examples for {x.shape[1]} features; expected more "
+            "examples than features"
+        )
+    if not np.isfinite(x).all():
+        raise ValueError("least squares: got features that are not finite")
+    x_mean, y_mean = x.mean(axis=0), y.mean(axis=0)
+    # A QR decomposition first leaves a small triangular problem with the same singular values.
+    q, r = scipy.linalg.qr(x - x_mean, mode="economic", check_finite=False)
+    weights, _, rank, singular = scipy.linalg.lstsq(r, q.T @ (y - y_mean), lapack_driver="gelsd")
+    smallest = float(singular[-1])
+    condition = float(singular[0]) / smallest if smallest > 0 else float("inf")
+    return Fit(weights, y_mean - x_mean @ weights, int(rank), condition)
+
+
+@final
+@dataclass(frozen=True)
+class LeastSquares(AbstractProcedure):
+    """Features of a frozen random model, and the best linear predictor from them (no training).
+
+    Arguments:
+        batch_size: examples whose features are computed at a time.
+    """
+
+    batch_size: int = 1000
+
+    def __post_init__(self):
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size: got {self.batch_size}; expected at least 1")
+
+    def check(self, task: AbstractTask, model: eqx.Module) -> None:
+        if task.per_position or task.metric != "rmse":
+            raise ValueError(
+                "procedure: got 'readout', but least squares needs one real target a sequence, as "
+                "the signature tasks have; expected 'train'"
+            )
+        if model.pooling == "none":
+            raise ValueError(
+                "model.pooling: got 'none', but the readout needs one vector of features a "
+                "sequence; expected 'mean' or 'last'"
+            )
+
+    def run(
+        self,
+        task: AbstractTask,
+        make_model: MakeModel,
+        optimizer: optax.GradientTransformation,
+        seeds: Sequence[int],
+        logger: AbstractLogger,
+        directory: Path,
+    ) -> Mapping[str, Any]:
+        data = task.load()
+        start = time.monotonic()
+        total = len(seeds) * (len(data.train.inputs) + len(data.validation.inputs))
+        progress = _Progress(logger, total)
+        results: dict[str, Any] = {}
+        for seed in seeds:
+            model = make_model(named_key(jr.key(seed), "model"))
+            train = self._features(model, data.train.inputs, progress)
+            fit = least_squares(train, data.train.targets)
+            validation = self._features(model, data.validation.inputs, progress)
+            final = {}
+            for split, features, targets in (
+                ("train", train, data.train.targets),
+                ("val", validation, data.validation.targets),
+            ):
+                error = features @ fit.weights + fit.intercept - np.asarray(targets, np.float64)
+                mean = {"squared_error": np.mean(np.sum(error**2, axis=-1))}
+                metrics = to_floats(task.metrics(mean))
+                seconds = time.monotonic() - start
+                logger.log([Record(0, seed, split, k, v, seconds) for k, v in metrics.items()])
+                final = metrics
+            results[str(seed)] = {
+                "final": final,
+                f"best_{task.metric}": final[task.metric],
+                "rank": fit.rank,
+                "condition_number": fit.condition_number,
+            }
+            checkpoint.save(directory / f"model-seed{seed}.eqx", (model, fit.weights, fit.intercept))
+        return {
+            "metric": task.metric,
+            "training_seconds": time.monotonic() - start,
+            "seeds": results,
+            "baselines": task.baselines(data),
+        }
+
+    def _features(
+        self, model: eqx.Module, inputs: np.ndarray, progress: "_Progress"
+    ) -> np.ndarray:
+        """Features of every example, (examples, d) float64."""
+        params, static = eqx.partition(eqx.nn.inference_mode(model), eqx.is_array)
+        size = len(inputs)
+        width = min(self.batch_size, size)
+
+        @jax.jit
+        def compute(params, batch):
+            return jax.vmap(eqx.combine(params, static).features)(batch)
+
+        pieces = []
+        for begin in range(0, size, width):
+            batch = inputs[begin : begin + width]
+            # The last batch is filled up, so that one program serves all.
+            filled = np.resize(batch, (width, *batch.shape[1:]))
+            pieces.append(np.asarray(compute(params, jnp.asarray(filled)))[: len(batch)])
+            progress.add(len(batch))
+        return np.concatenate(pieces).astype(np.float64)
+
+
+class _Progress:
+    """Counts examples for the logger."""
+
+    def __init__(self, logger: AbstractLogger, total: int):
+        self.logger, self.total, self.done = logger, total, 0
+        self.start = time.monotonic()
+
+    def add(self, n: int) -> None:
+        """Notes `n` more examples."""
+        self.done += n
+        rate = self.done / (time.monotonic() - self.start)
+        self.logger.status(step=self.done, total_steps=self.total, steps_per_second=rate)

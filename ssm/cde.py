@@ -1,0 +1,270 @@
+"""Solvers of the linear CDE dZ = Σ_i A_i Z dω^i + B dξ, driven by gates linear between samples.
+
+On an interval with increments Δω, Δξ the equation is Z' = M Z + c with M = Σ_i A_i Δω^i and
+c = B Δξ over unit time, so that every solver is a way to apply
+
+    Z ↦ exp(M) Z + φ₁(M) c,      φ₁(M) = Σ_k M^k/(k + 1)!.
+
+`ExactFlow` does so to rounding, `Euler` keeps the first order, (1 + M) Z + c, and `Tsit5` integrates
+adaptively with Diffrax, as the paper's first experiment does.
+
+The structure of A is told by its rank: (omega, d_hidden, d_hidden) is dense, (omega, d_hidden) holds
+the diagonals of diagonal matrices. A solver is a final class with two methods: `solve`, the states
+at all samples, and `advance`, the state after one more interval.
+"""
+
+import abc
+import math
+from typing import Literal
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ssm import recurrence
+from ssm.control import sample_times
+
+
+
+class AbstractSolver(eqx.Module):
+    """A way to solve dZ = Σ_i A_i Z dω^i + B dξ over intervals with given increments."""
+
+    @abc.abstractmethod
+    def solve(
+        self,
+        a: Float[Array, "omega d_hidden *d_hidden2"],
+        b: Float[Array, "d_hidden xi"],
+        z0: Float[Array, "d_hidden"],
+        d_omega: Float[Array, "steps omega"],
+        d_xi: Float[Array, "steps xi"],
+    ) -> Float[Array, "steps d_hidden"]:
+        """The states at the end of each interval (Z_0 is not repeated)."""
+
+    @abc.abstractmethod
+    def advance(
+        self,
+        a: Float[Array, "omega d_hidden *d_hidden2"],
+        b: Float[Array, "d_hidden xi"],
+        z: Float[Array, "d_hidden"],
+        d_omega: Float[Array, "omega"],
+        d_xi: Float[Array, "xi"],
+    ) -> Float[Array, "d_hidden"]:
+        """The state after one interval that starts in `z`."""
+
+
+def generator(
+    a: Float[Array, "omega d_hidden *d_hidden2"], d_omega: Float[Array, "*steps omega"]
+) -> Float[Array, "..."]:
+    """M = Σ_i A_i Δω^i, for one increment or a stack of them."""
+    return jnp.tensordot(d_omega, a, axes=1)
+
+
+def _is_diagonal(a: Array) -> bool:
+    return a.ndim == 2
+
+
+def apply_generator(
+    a: Float[Array, "omega d_hidden *d_hidden2"],
+    d_omega: Float[Array, "omega"],
+    z: Float[Array, "d_hidden"],
+) -> Float[Array, "d_hidden"]:
+    """M z without forming M when it has more entries than the products A_i z together.
+
+    Under a `vmap` over examples A is shared, so that either order is one large matrix product.
+    """
+    if _is_diagonal(a):
+        return generator(a, d_omega) * z
+    omega, d_hidden, _ = a.shape
+    if omega < d_hidden:
+        return jnp.tensordot(d_omega, jnp.tensordot(a, z, axes=1), axes=1)
+    return generator(a, d_omega) @ z
+
+
+def _taylor(apply, z, c, order: int):
+    """Σ_{k ≤ order} of exp(M) z + φ₁(M) c: w_1 = M z + c, w_{k+1} = M w_k/(k + 1), z + Σ w_k.
+
+    Returns the sum and its last term, whose size tells the truncation error.
+    """
+    term = apply(z) + c
+    total = z + term
+    for k in range(2, order + 1):
+        term = apply(term) / k
+        total = total + term
+    return total, term
+
+
+class Euler(AbstractSolver):
+    """Z_i = Z_{i−1} + M_i Z_{i−1} + B Δξ_i: order 1 in the step, the paper's choice for A5.
+
+    Attributes:
+        form: "sequential" visits the steps in order; "associative" is a parallel prefix scan over
+            the matrices 1 + M_i, d_hidden times the work but of logarithmic depth. Diagonal A
+            always uses the parallel scan, in chunks.
+    """
+
+    form: Literal["sequential", "associative"] = eqx.field(static=True, default="sequential")
+
+    def __check_init__(self):
+        if self.form not in ("sequential", "associative"):
+            raise ValueError(
+                f"form: got {self.form!r}; expected 'sequential' or 'associative'"
+            )
+
+    def solve(self, a, b, z0, d_omega, d_xi):
+        drive = d_xi @ b.T
+        if _is_diagonal(a):
+            return recurrence.chunked(1 + generator(a, d_omega), drive, z0)
+        if self.form == "associative":
+            identity = jnp.eye(z0.shape[0], dtype=z0.dtype)
+            return recurrence.associative(identity[None] + generator(a, d_omega), drive, z0)
+        if a.shape[0] < z0.shape[0]:
+            return _scan(self.advance, a, b, z0, d_omega, d_xi)
+        # Many gates: all transition matrices in one matrix product.
+        matrices = generator(a, d_omega)
+
+        def step(z, element):
+            m, c = element
+            z = z + m @ z + c
+            return z, z
+
+        return jax.lax.scan(step, z0, (matrices, drive))[1]
+
+    def advance(self, a, b, z, d_omega, d_xi):
+        return z + apply_generator(a, d_omega, z) + b @ d_xi
+
+
+class ExactFlow(AbstractSolver):
+    """Z_i = exp(M_i) Z_{i−1} + φ₁(M_i) B Δξ_i, the exact solution for a piecewise-linear control.
+
+    Diagonal A: elementwise, with a parallel scan over the intervals. Dense A: the *action* of the
+    exponential by its Taylor series (Al-Mohy and Higham, 2011), `order` matrix-vector products a
+    substep, no matrix exponential formed. The series is checked: an error is raised at run time if
+    its last term is not below the working precision, asking for more substeps.
+
+    Attributes:
+        order: terms of the series; None for 10 in float32 and 20 in float64.
+        substeps: equal parts each interval is cut into, for increments with ‖M‖ well above 1.
+    """
+
+    order: int | None = eqx.field(static=True, default=None)
+    substeps: int = eqx.field(static=True, default=1)
+
+    def __check_init__(self):
+        if self.order is not None and self.order < 1:
+            raise ValueError(f"order: got {self.order}; expected a positive number of terms")
+        if self.substeps < 1:
+            raise ValueError(f"substeps: got {self.substeps}; expected a positive number")
+
+    def solve(self, a, b, z0, d_omega, d_xi):
+        if _is_diagonal(a):
+            m = generator(a, d_omega)
+            return recurrence.chunked(jnp.exp(m), _phi1(m) * (d_xi @ b.T), z0)
+
+        def step(carry, increments):
+            z, worst = carry
+            z, error = self._flow(a, b, z, *increments)
+            return (z, jnp.maximum(worst, error)), z
+
+        (_, worst), states = jax.lax.scan(step, (z0, jnp.zeros((), z0.dtype)), (d_omega, d_xi))
+        return self._checked(states, worst)
+
+    def advance(self, a, b, z, d_omega, d_xi):
+        if _is_diagonal(a):
+            m = generator(a, d_omega)
+            return jnp.exp(m) * z + _phi1(m) * (b @ d_xi)
+        return self._checked(*self._flow(a, b, z, d_omega, d_xi))
+
+    def _flow(self, a, b, z, d_omega, d_xi):
+        """The state after one interval, and the relative size of the last term of the series."""
+        part = d_omega / self.substeps
+        c = b @ d_xi / self.substeps
+        order = self.order or (10 if z.dtype == jnp.float32 else 20)
+
+        def apply(v):
+            return apply_generator(a, part, v)
+
+        def substep(_, carry):
+            z, worst = carry
+            z, last = _taylor(apply, z, c, order)
+            size = jnp.max(jnp.abs(last)) / (jnp.max(jnp.abs(z)) + jnp.finfo(z.dtype).tiny)
+            return z, jnp.maximum(worst, jax.lax.stop_gradient(size))
+
+        return jax.lax.fori_loop(0, self.substeps, substep, (z, jnp.zeros((), z.dtype)))
+
+    def _checked(self, states, error):
+        return eqx.error_if(
+            states,
+            error > math.sqrt(float(jnp.finfo(states.dtype).eps)) * 1e-2,
+            "ExactFlow: the Taylor series of the matrix exponential has not converged; increase "
+            f"substeps (now {self.substeps})",
+        )
+
+
+def _phi1(m: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """(exp(m) − 1)/m elementwise, with its limit 1 and the right gradient at m = 0."""
+    small = jnp.abs(m) < 1e-4
+    safe = jnp.where(small, jnp.ones_like(m), m)
+    return jnp.where(small, 1 + m / 2 + m * m / 6, jnp.expm1(safe) / safe)
+
+
+class Tsit5(AbstractSolver):
+    """Diffrax's adaptive Tsit5, with steps forced at the sample times: the paper's Figure 1.
+
+    Attributes:
+        rtol, atol: tolerances of the PID step-size controller.
+        first_step: length of the first step on t ∈ [0, 1].
+        max_steps: most steps over the whole path; more is an error at run time.
+    """
+
+    rtol: float = eqx.field(static=True, default=1e-2)
+    atol: float = eqx.field(static=True, default=1e-2)
+    first_step: float = eqx.field(static=True, default=0.01)
+    max_steps: int = eqx.field(static=True, default=16**4)
+
+    def __check_init__(self):
+        for name in ("rtol", "atol", "first_step", "max_steps"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}: got {getattr(self, name)}; expected a positive number")
+
+    def solve(self, a, b, z0, d_omega, d_xi):
+        times = sample_times(d_omega.shape[0] + 1, z0.dtype)
+        if times.shape[0] == 1:
+            return jnp.zeros((0, z0.shape[0]), z0.dtype)
+        omega, xi = (
+            diffrax.LinearInterpolation(times, jnp.pad(jnp.cumsum(d, axis=0), ((1, 0), (0, 0))))
+            for d in (d_omega, d_xi)
+        )
+
+        def field(t, z, args):
+            return apply_generator(a, omega.derivative(t), z) + b @ xi.derivative(t)
+
+        solution = diffrax.diffeqsolve(
+            diffrax.ODETerm(field),
+            diffrax.Tsit5(),
+            t0=times[0],
+            t1=times[-1],
+            dt0=min(self.first_step, 1.0),
+            y0=z0,
+            saveat=diffrax.SaveAt(ts=times[1:]),
+            stepsize_controller=diffrax.ClipStepSizeController(
+                diffrax.PIDController(rtol=self.rtol, atol=self.atol), jump_ts=times
+            ),
+            max_steps=self.max_steps,
+        )
+        assert solution.ys is not None
+        return solution.ys
+
+    def advance(self, a, b, z, d_omega, d_xi):
+        return self.solve(a, b, z, d_omega[None], d_xi[None])[0]
+
+
+def _scan(advance, a, b, z0, d_omega, d_xi):
+    """The states after each interval, one `advance` after the other."""
+
+    def step(z, increments):
+        z = advance(a, b, z, *increments)
+        return z, z
+
+    return jax.lax.scan(step, z0, (d_omega, d_xi))[1]

@@ -1,0 +1,144 @@
+"""The sequence model: encoder → blocks → pooling → readout."""
+
+import inspect
+from collections.abc import Callable
+from typing import Literal, get_args
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Array, Float, PRNGKeyArray, Shaped
+
+from ssm.block import Activation, Block
+from ssm.init import linear, named_key
+from ssm.mixers.attention import sinusoidal_positions
+from ssm.mixers.base import AbstractMixer
+
+Pooling = Literal["none", "mean", "last"]
+
+
+class SequenceModel(eqx.Module):
+    """Tokens or a path in; logits at every position, or one vector for the sequence, out.
+
+    The encoder is an embedding with N(0, 1) entries for tokens, a linear layer for a path; then
+    (optionally) sinusoidal positions, with dropout; then `depth` blocks; then pooling over
+    positions; then a linear readout. Blocks and layers share no parameters.
+    """
+
+    encoder: eqx.nn.Embedding | eqx.nn.Linear
+    blocks: tuple[Block, ...]
+    readout: eqx.nn.Linear
+    dropout: eqx.nn.Dropout
+    pooling: Pooling = eqx.field(static=True)
+    positions: bool = eqx.field(static=True)
+
+    def __init__(
+        self,
+        mixer: Callable[..., AbstractMixer],
+        *,
+        d_model: int,
+        depth: int = 1,
+        activation: Activation = "glu",
+        dropout: float = 0.0,
+        norm: bool = True,
+        pooling: Pooling = "none",
+        positions: bool = False,
+        encode: bool = True,
+        bare: bool = False,
+        vocabulary: int | None = None,
+        channels: int | None = None,
+        n_outputs: int,
+        key: PRNGKeyArray,
+    ):
+        """A model for inputs and outputs of given sizes.
+
+        Arguments:
+            mixer: builds a block's mixer, called as `mixer(d_model, key=key)`.
+            d_model: width of the residual stream.
+            depth: number of blocks.
+            activation, dropout, norm: of each block, see `Block`.
+            pooling: over positions, before the readout.
+            positions: add sinusoidal positions to the encoded input.
+            encode: whether there is an encoder; without one the mixer must take `channels`.
+            bare: whether blocks are their mixers only.
+            vocabulary: number of tokens, for token input; or
+            channels: dimension of the path, for real input.
+            n_outputs: size of the readout.
+
+        Raises:
+            ValueError: for sizes below 1, an unknown pooling, unless exactly one of vocabulary and
+                channels is given, or if the parts do not fit (tokens without an encoder, say).
+        """
+        for name, value in (("d_model", d_model), ("depth", depth), ("n_outputs", n_outputs)):
+            if value < 1:
+                raise ValueError(f"{name}: got {value}; expected at least 1")
+        if pooling not in get_args(Pooling):
+            raise ValueError(
+                f"pooling: got {pooling!r}; expected one of {list(get_args(Pooling))}"
+            )
+        if (vocabulary is None) == (channels is None):
+            raise ValueError(
+                f"vocabulary, channels: got {vocabulary}, {channels}; expected exactly one"
+            )
+        if not encode and channels is None:
+            raise ValueError("encode: got False for token input; tokens need an encoder")
+        if not encode and "channels" not in inspect.signature(mixer).parameters:
+            raise ValueError(
+                "encode: got False, but this mixer cannot read the path itself; the linear CDE can"
+            )
+        k_encoder = named_key(key, "encoder")
+        self.encoder = None
+        if vocabulary is not None:
+            self.encoder = eqx.nn.Embedding(vocabulary, d_model, key=k_encoder)
+        elif encode:
+            assert channels is not None
+            self.encoder = linear(channels, d_model, key=k_encoder)
+
+        def block(index: int) -> Block:
+            k = named_key(key, f"block{index}")
+            width = {} if encode or index > 0 else {"channels": channels}
+            return Block(
+                mixer(d_model, **width, key=named_key(k, "mixer")),
+                d_model,
+                activation=activation,
+                dropout=dropout,
+                norm=norm,
+                bare=bare,
+                key=k,
+            )
+
+        self.blocks = tuple(block(i) for i in range(depth))
+        self.readout = linear(d_model, n_outputs, key=named_key(key, "readout"))
+        self.dropout = eqx.nn.Dropout(dropout)
+        self.pooling = pooling
+        self.positions = positions
+        if positions:
+            sinusoidal_positions(1, d_model)  # fails now rather than at the first call
+
+    def __call__(
+        self, x: Shaped[Array, "length *channels"], *, key: PRNGKeyArray | None = None
+    ) -> Float[Array, "length outputs"] | Float[Array, "outputs"]:
+        """Outputs for one sequence: (length, n_outputs), or (n_outputs,) if pooled.
+
+        Arguments:
+            x: token indices (length,) or a path (length, channels).
+            key: for dropout; not needed in inference mode or when dropout is 0.
+        """
+        h = self.features(x, key=key)
+        return jax.vmap(self.readout)(h) if self.pooling == "none" else self.readout(h)
+
+    def features(
+        self, x: Shaped[Array, "length *channels"], *, key: PRNGKeyArray | None = None
+    ) -> Float[Array, "length d_model"] | Float[Array, "d_model"]:
+        """What the readout sees: (length, d_model), or (d_model,) if pooled."""
+        n_keys = 1 + len(self.blocks)
+        k_positions, *keys = [None] * n_keys if key is None else jr.split(key, n_keys)
+        h = x if self.encoder is None else jax.vmap(self.encoder)(x)
+        if self.positions:
+            h = self.dropout(h + sinusoidal_positions(*h.shape).astype(h.dtype), key=k_positions)
+        for block, k in zip(self.blocks, keys, strict=True):
+            h = block(h, key=k)
+        if self.pooling == "mean":
+            return jnp.mean(h, axis=0)
+        return h[-1] if self.pooling == "last" else h
