@@ -56,6 +56,22 @@ class RunConfig:
 ConfigStore.instance().store("schema", RunConfig)
 
 
+def _at(index: int, *values: Any) -> Any:
+    """`${at:2,a,b,c}` is b: the value at a position counted from 1."""
+    if not 1 <= index <= len(values):
+        raise ConfigError(f"got {index}, but the experiment has settings for 1 to {len(values)} only")
+    return values[index - 1]
+
+
+def _when(value: Any, wanted: Any, text: str) -> str:
+    """`${when:value,wanted,text}` is the text if the value is the wanted one, else nothing."""
+    return text if value == wanted else ""
+
+
+OmegaConf.register_new_resolver("at", _at, replace=True)
+OmegaConf.register_new_resolver("when", _when, replace=True)
+
+
 @dataclass(frozen=True)
 class Run:
     """Everything a run needs, built and checked."""
@@ -87,7 +103,8 @@ def build(config: DictConfig, choices: Mapping[str, str], directory: Path) -> Ru
     try:
         plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
     except OmegaConfBaseException as error:
-        raise ConfigError(str(error).splitlines()[0]) from error
+        key = getattr(error, "full_key", None)
+        raise ConfigError(f"{key}: {error}".splitlines()[0] if key else str(error)) from error
     if plain["procedure"] not in PROCEDURES:
         raise ConfigError(
             f"procedure: got {plain['procedure']!r}; expected one of {list(PROCEDURES)}"

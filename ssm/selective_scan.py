@@ -12,7 +12,6 @@ a chunk the recurrence is an associative scan, or, on a CPU, where depth costs n
 recurrence step by step (`scripts/benchmark.py` measures both).
 """
 
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +27,6 @@ CPU_BLOCK = 1024
 """Numbers of state in a block of channels, for a sequence of several chunks on a CPU; otherwise all
 channels are one block."""
 
-Form = Literal["associative", "sequential"]
 
 
 def selective_scan_step(
@@ -73,7 +71,7 @@ def selective_scan(
     *,
     chunk: int = CHUNK,
     block: int | None = None,
-    form: Form | None = None,
+    form: str | None = None,
 ) -> Float[Array, "length d_model"]:
     """y of the selective recurrence above, for one sequence.
 

@@ -1,0 +1,147 @@
+"""Every option and experiment composes, builds and runs two steps; wrong ones are one clear error."""
+
+from pathlib import Path
+
+import pytest
+from composing import CONFIGS, TINY_A5, TINY_SIGNATURE, TINY_TRAIN, compose_run, execute
+
+from experiments.config import ConfigError
+from experiments.published import published
+
+MODELS = sorted(p.stem for p in (CONFIGS / "model").glob("*.yaml"))
+EXPERIMENTS = sorted(
+    str(p.relative_to(CONFIGS / "experiment").with_suffix("")) for p in (CONFIGS / "experiment").rglob("*.yaml")
+)
+SMALL_MIXER = {
+    "mamba": ["model.mixer.d_state=2"],
+    "s4": ["model.mixer.d_state=2"],
+    "s5": ["model.mixer.d_state=2"],
+    "transformer": ["model.mixer.num_heads=2", "model.mixer.d_feedforward=8"],
+}
+
+
+def test_every_config_file_is_reached():
+    assert {"mamba", "linear_cde", "diagonal_cde", "s4", "s5", "rnn", "transformer"} == set(MODELS)
+    assert {e.partition("/")[0] for e in EXPERIMENTS} == {"figure1", "figure2"}
+    assert len(EXPERIMENTS) == 9
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("task", ["word_problem", "signature"])
+def test_every_pair_runs_two_steps(model, task, tmp_path):
+    tiny = TINY_A5 if task == "word_problem" else TINY_SIGNATURE
+    options = [*tiny, f"model={model}", "model.d_model=4", *SMALL_MIXER.get(model, []), *TINY_TRAIN]
+    _, summary = execute(compose_run(options, tmp_path))
+    assert summary["seeds"]["0"]["final"]
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_runs_two_steps(experiment, tmp_path):
+    figure, _, model = experiment.partition("/")
+    tiny = ["task.n_paths=120", "task.length=8"] if figure == "figure1" else ["task.group=S3", "task.length=4"]
+    options = [f"+experiment={experiment}", *tiny, "model.d_model=4", *SMALL_MIXER.get(model, []),
+               "train.steps=2", "train.evaluate_every=1", "seeds=[0]"]
+    if figure == "figure2":
+        options += ["train.batch_size=4", "train.auxiliary_batch_size=3"]
+    run = compose_run(options, tmp_path)
+    assert run.preset == figure
+    _, summary = execute(run)
+    assert summary["seeds"]["0"]["final"]
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_is_the_papers(experiment, tmp_path):
+    """Settings of `paper.md`'s tables, and a published value to compare with."""
+    run = compose_run([f"+experiment={experiment}"], tmp_path)
+    config = run.info.config
+    assert run.seeds == (0, 1, 2, 3, 4)
+    assert not published(run.published).startswith("nothing")
+    if experiment.startswith("figure1"):
+        assert config["model"]["d_model"] == 256
+        assert (config["task"]["n_paths"], config["task"]["length"]) == (100_000, 100)
+        assert config["train"]["steps"] == 401 * 2500
+        assert config["optimizer"]["learning_rate"] == 1e-4
+    else:
+        model = experiment.partition("/")[2]
+        rates = {"rnn": 1e-4, "s4": 1e-4, "transformer": 2e-4, "mamba": 3e-4, "linear_cde": 2e-4}
+        assert config["optimizer"]["learning_rate"] == rates[model]
+        assert config["optimizer"]["weight_decay"] == 0.01
+        assert config["model"]["d_model"] == (256 if model == "linear_cde" else 1024)
+        assert config["train"]["stop_at"] == 0.9
+        assert config["task"]["auxiliary_fraction"] == (1.0 if model == "linear_cde" else 0.8)
+
+
+def test_mambas_learning_rate_follows_its_depth(tmp_path):
+    for depth, rate in ((1, 3e-4), (2, 3e-4), (3, 1e-4), (4, 1e-4)):
+        run = compose_run(["+experiment=figure2/mamba", f"model.depth={depth}"], tmp_path)
+        assert run.info.config["optimizer"]["learning_rate"] == rate
+
+
+def test_the_published_row_follows_the_overrides(tmp_path):
+    run = compose_run(
+        ["+experiment=figure1/s4", "task=volume", "model.depth=2", "model.activation=gelu"], tmp_path
+    )
+    assert run.published == "figure1/s4-3-depth2-nonlinear"
+    assert "0.01965" in published(run.published)
+    assert "no depth" in published("figure2/mamba-20")
+    assert "4 block(s)" in published("figure2/mamba-12")
+
+
+WRONG = {
+    "length 1": (["task.length=1"], "task.length"),
+    "depth 0": (["model.depth=0"], "model.depth: got 0"),
+    "an odd state": (["model=s5", "model.mixer.d_state=7"], "conjugate pairs"),
+    "a pooled A5 model": (["model.pooling=mean"], "model.pooling: got 'mean'"),
+    "an unpooled regressor": (["task=area", "model.pooling=none"], "model.pooling: got 'none'"),
+    "least squares on tokens": (["procedure=readout"], "procedure: got 'readout'"),
+    "a procedure": (["procedure=guess"], "procedure: got 'guess'"),
+    "an unknown argument": (["+model.mixer.d_stat=3"], "model.mixer.d_stat: unknown key"),
+    "a wrong type": (["model.mixer.d_state=many"], "model.mixer.d_state: got 'many'; expected int"),
+    "a fraction of a layer": (["model.depth=1.5"], "model.depth: got 1.5; expected int"),
+    "a wrong choice": (["model.activation=tanh"], "model.activation: got 'tanh'; expected one of"),
+    "a group": (["task=word_problem", "task.group=M11"], "M11"),
+    "a word": (["task=signature", "task.word=[1,5]"], "5"),
+    "a learning rate": (["optimizer.learning_rate=fast"], "optimizer.learning_rate: got 'fast'"),
+    "no seeds": (["seeds=[]"], "seeds: got []"),
+    "a seed twice": (["seeds=[1,1]"], "seeds: got [1, 1]"),
+    "a target": (["model.mixer._target_=ssm.mixers.Nothing"], "ssm.mixers.Nothing"),
+    "heads": (["model=transformer", "model.mixer.num_heads=7"], "num_heads: got 7"),
+    "tokens without an encoder": (["model.encode=false"], "tokens need an encoder"),
+    "a path for Mamba": (["task=area", "model.encode=false"], "cannot read the path"),
+    "steps": (["train.steps=0"], "train.steps: got 0"),
+    "a depth the paper lacks": (["+experiment=figure2/mamba", "model.depth=5"], "got 5"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_configuration_is_one_clear_error(name, tmp_path):
+    overrides, message = WRONG[name]
+    with pytest.raises(ConfigError) as error:
+        compose_run(overrides, tmp_path)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_batches_must_fit_the_data(tmp_path):
+    run = compose_run([*TINY_A5, "train.batch_size=4000"], tmp_path)
+    with pytest.raises(ValueError, match="batch_size: got 4000"):
+        execute(run)
+
+
+def test_no_config_has_a_key_its_target_lacks_or_hides_an_argument():
+    """Groups list exactly their constructor's arguments, so that each can be overridden."""
+    import inspect
+
+    import yaml
+    from hydra.utils import get_object
+
+    given_by_program = {"self", "key", "mixer", "vocabulary", "channels", "n_outputs", "d_model", "solver"}
+    for group in ("task", "model", "optimizer", "train", "readout"):
+        for path in (CONFIGS / group).glob("*.yaml"):
+            node = yaml.safe_load(Path(path).read_text())
+            node = node.get("mixer", node)
+            if "_target_" not in node or group == "optimizer":
+                continue
+            arguments = set(inspect.signature(get_object(node["_target_"])).parameters)
+            keys = {k for k in node if not k.startswith("_") and k != "defaults"}
+            assert keys - {"solver"} == arguments - given_by_program, path
