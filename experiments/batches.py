@@ -51,9 +51,7 @@ def batch_indices(
     return permutation_of(jr.fold_in(key, epoch), positions.astype(jnp.uint32), size)
 
 
-def permutation_of(
-    key: PRNGKeyArray, index: UInt32[Array, "n"], size: int
-) -> Int[Array, "n"]:
+def permutation_of(key: PRNGKeyArray, index: UInt32[Array, "n"], size: int) -> Int[Array, "n"]:
     """π(index) for a pseudo-random permutation π of 0 … size − 1 chosen by the key.
 
     An alternating Feistel network on pairs (l, r), l < a and r < b with a·b just above `size`,

@@ -25,7 +25,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments.loggers import AbstractLogger, RunInfo
-from experiments.procedure import AbstractProcedure, MakeModel
+from experiments.procedure import AbstractProcedure, MakeModel, Model
 from ssm.init import count_parameters
 from tasks.base import AbstractTask
 
@@ -59,7 +59,9 @@ ConfigStore.instance().store("schema", RunConfig)
 def _at(index: int, *values: Any) -> Any:
     """`${at:2,a,b,c}` is b: the value at a position counted from 1."""
     if not 1 <= index <= len(values):
-        raise ConfigError(f"got {index}, but the experiment has settings for 1 to {len(values)} only")
+        raise ConfigError(
+            f"got {index}, but the experiment has settings for 1 to {len(values)} only"
+        )
     return values[index - 1]
 
 
@@ -115,7 +117,7 @@ def build(config: DictConfig, choices: Mapping[str, str], directory: Path) -> Ru
     optimizer = _instantiate("optimizer", plain["optimizer"])
     partial_model = _instantiate("model", plain["model"])
 
-    def make_model(key: PRNGKeyArray) -> eqx.Module:
+    def make_model(key: PRNGKeyArray) -> Model:
         return partial_model(
             vocabulary=task.vocabulary, channels=task.channels, n_outputs=task.n_outputs, key=key
         )

@@ -40,7 +40,9 @@ def make_evaluation(
             new = jax.tree.map(lambda s: jnp.tensordot(weight, s, axes=1), statistics)
             return jax.tree.map(jnp.add, sums, new), None
 
-        example = jax.eval_shape(lambda s: one(*jax.tree.map(lambda v: v[0], take(s, jnp.arange(1)))), split)
+        example = jax.eval_shape(
+            lambda s: one(*jax.tree.map(lambda v: v[0], take(s, jnp.arange(1)))), split
+        )
         zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), example)
         sums, _ = jax.lax.scan(add_batch, zeros, jnp.arange(0, size, width))
         return jax.tree.map(lambda s: s / size, sums)

@@ -3,19 +3,33 @@
 import abc
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import PRNGKeyArray
+from jaxtyping import Array, PRNGKeyArray
 
 from experiments.batches import Examples
 from experiments.loggers import AbstractLogger
 from tasks.base import AbstractTask, Split
 
-MakeModel = Callable[[PRNGKeyArray], eqx.Module]
+
+class Model(Protocol):
+    """What a procedure knows of a model: an Equinox module of one example."""
+
+    pooling: str
+
+    def __call__(self, x: Array, *, key: PRNGKeyArray | None = None) -> Array:
+        """The outputs."""
+        ...
+
+    def features(self, x: Array, *, key: PRNGKeyArray | None = None) -> Array:
+        """What the readout sees."""
+        ...
+
+
+MakeModel = Callable[[PRNGKeyArray], Model]
 
 
 class NonFiniteError(RuntimeError):
@@ -26,7 +40,7 @@ class AbstractProcedure(abc.ABC):
     """A way to turn a task and a model into results, one model a seed."""
 
     @abc.abstractmethod
-    def check(self, task: AbstractTask, model: eqx.Module) -> None:
+    def check(self, task: AbstractTask, model: Model) -> None:
         """Raises ValueError, before any data is loaded, if task and model do not fit."""
 
     @abc.abstractmethod

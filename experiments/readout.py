@@ -16,7 +16,7 @@ import scipy.linalg
 
 from experiments import checkpoint
 from experiments.loggers import AbstractLogger, Record
-from experiments.procedure import AbstractProcedure, MakeModel, to_floats
+from experiments.procedure import AbstractProcedure, MakeModel, Model, to_floats
 from ssm.init import named_key
 from tasks.base import AbstractTask
 
@@ -47,8 +47,8 @@ def least_squares(features: np.ndarray, targets: np.ndarray) -> Fit:
     y = np.asarray(targets, np.float64)
     if len(x) <= x.shape[1]:
         raise ValueError(
-            f"least squares: got {len(x)} training examples for {x.shape[1]} features; expected more "
-            "examples than features"
+            f"least squares: got {len(x)} training examples for {x.shape[1]} features; expected "
+            "more examples than features"
         )
     if not np.isfinite(x).all():
         raise ValueError("least squares: got features that are not finite")
@@ -76,7 +76,7 @@ class LeastSquares(AbstractProcedure):
         if self.batch_size < 1:
             raise ValueError(f"batch_size: got {self.batch_size}; expected at least 1")
 
-    def check(self, task: AbstractTask, model: eqx.Module) -> None:
+    def check(self, task: AbstractTask, model: Model) -> None:
         if task.per_position or task.metric != "rmse":
             raise ValueError(
                 "procedure: got 'readout', but least squares needs one real target a sequence, as "
@@ -124,7 +124,9 @@ class LeastSquares(AbstractProcedure):
                 "rank": fit.rank,
                 "condition_number": fit.condition_number,
             }
-            checkpoint.save(directory / f"model-seed{seed}.eqx", (model, fit.weights, fit.intercept))
+            checkpoint.save(
+                directory / f"model-seed{seed}.eqx", (model, fit.weights, fit.intercept)
+            )
         return {
             "metric": task.metric,
             "training_seconds": time.monotonic() - start,
@@ -132,9 +134,7 @@ class LeastSquares(AbstractProcedure):
             "baselines": task.baselines(data),
         }
 
-    def _features(
-        self, model: eqx.Module, inputs: np.ndarray, progress: "_Progress"
-    ) -> np.ndarray:
+    def _features(self, model: Model, inputs: np.ndarray, progress: "_Progress") -> np.ndarray:
         """Features of every example, (examples, d) float64."""
         params, static = eqx.partition(eqx.nn.inference_mode(model), eqx.is_array)
         size = len(inputs)

@@ -42,9 +42,7 @@ class Streams(eqx.Module):
     batch_size: int = eqx.field(static=True)
     auxiliary_batch_size: int = eqx.field(static=True)
 
-    def batches(
-        self, key: PRNGKeyArray, step: Int[Array, ""]
-    ) -> tuple[Examples, Examples | None]:
+    def batches(self, key: PRNGKeyArray, step: Int[Array, ""]) -> tuple[Examples, Examples | None]:
         """The batches of a step: a pure function of the seed's key and the step."""
 
         def batch(examples: Examples, name: str, size: int) -> Examples:
@@ -78,14 +76,16 @@ def make_step(
         step(state, batch, auxiliary batch, key) → (state, mean statistics of the main batch).
     """
 
-    def mean_loss(params, batch: Examples, key):
+    def mean_loss(params, batch, key):
         model = eqx.combine(params, static)
 
         def one(x, y, k):
             outputs = model(x, key=k)
             return task.loss(outputs, y), task.statistics(outputs, y)
 
-        losses, statistics = jax.vmap(one)(*batch, jr.split(key, len(batch.inputs)))
+        losses, statistics = jax.vmap(one)(
+            batch.inputs, batch.targets, jr.split(key, len(batch.inputs))
+        )
         means = jax.tree.map(lambda s: jnp.mean(s, axis=0), statistics)
         return jnp.mean(losses), means
 
@@ -95,7 +95,7 @@ def make_step(
             loss += mean_loss(params, auxiliary, named_key(key, "auxiliary"))[0]
         return loss, means
 
-    def descend(state: TrainState, batch, auxiliary, key):
+    def descend(state, batch, auxiliary, key):
         (loss, means), grads = jax.value_and_grad(joint_loss, has_aux=True)(
             state.params, batch, auxiliary, key
         )

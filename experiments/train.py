@@ -12,15 +12,15 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import optax
-from jaxtyping import PyTree
 
 from experiments import checkpoint
-from experiments.batches import Examples, steps_per_epoch
+from experiments.batches import steps_per_epoch
 from experiments.evaluate import make_evaluation
 from experiments.loggers import AbstractLogger, Record
 from experiments.procedure import (
     AbstractProcedure,
     MakeModel,
+    Model,
     NonFiniteError,
     metrics_of,
     on_device,
@@ -64,7 +64,11 @@ class GradientDescent(AbstractProcedure):
 
     def __post_init__(self):
         for name in (
-            "steps", "batch_size", "auxiliary_batch_size", "evaluate_every", "evaluate_batch_size"
+            "steps",
+            "batch_size",
+            "auxiliary_batch_size",
+            "evaluate_every",
+            "evaluate_batch_size",
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: got {getattr(self, name)}; expected at least 1")
@@ -74,7 +78,7 @@ class GradientDescent(AbstractProcedure):
             )
         over_seeds(lambda x: x, self.seed_axis)  # checks the name
 
-    def check(self, task: AbstractTask, model: eqx.Module) -> None:
+    def check(self, task: AbstractTask, model: Model) -> None:
         pooled = model.pooling != "none"
         if task.per_position == pooled:
             kind = "at every position" if task.per_position else "for the whole sequence"
@@ -133,7 +137,7 @@ class _Program:
     """The compiled functions of a run: initialise, advance, evaluate; all over seeds."""
 
     def __init__(self, procedure, task, make_model, optimizer, seeds):
-        def init(seed) -> TrainState:
+        def init(seed):
             model = make_model(named_key(jr.key(seed), "model"))
             params = eqx.filter(model, eqx.is_inexact_array)
             return TrainState(params, optimizer.init(params), jnp.int32(0), jnp.array(False))
@@ -147,12 +151,12 @@ class _Program:
         self.seeds = jnp.asarray(seeds, jnp.uint32)
         self.init: Callable[[], TrainState] = jax.jit(lambda: over_seeds(init, "map")(self.seeds))
 
-        def advance_all(state: TrainState, streams: Streams, n: jax.Array):
-            return over_seeds(
-                lambda state, seed, n: advance(step, state, streams, seed, n), axis
-            )(state, self.seeds, n)
+        def advance_all(state, streams, n):
+            return over_seeds(lambda state, seed, n: advance(step, state, streams, seed, n), axis)(
+                state, self.seeds, n
+            )
 
-        def evaluate_all(params: PyTree, split: Examples):
+        def evaluate_all(params, split):
             return over_seeds(lambda p: evaluate(p, split), axis)(params)
 
         self.advance = jax.jit(advance_all, donate_argnums=0)

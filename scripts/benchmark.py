@@ -28,7 +28,7 @@ from ssm.selective_scan import selective_scan, selective_scan_sequential
 SHAPES = ["32,100,256,256", "32,100,256,16", "4,100,256,256", "64,3,64,16"]
 
 
-def materialised(x, delta, a, b, c, d):
+def materialised(x, delta, a, b, c, d) -> jax.Array:  # type: ignore[no-untyped-def]
     """The plain reference: one associative scan over the stored states."""
     a_bar = jnp.exp(delta[:, :, None] * a[None])
     drive = (delta * x)[:, :, None] * b[:, None, :]
@@ -101,7 +101,7 @@ def measure(shape: tuple[int, int, int, int], repeats: int) -> list[dict[str, An
 
 def main() -> int:
     """Parses the command line, runs, prints a table, and writes JSON if asked."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(description="Times the selective scan.")
     parser.add_argument("--only", nargs="+", choices=["selective_scan"], default=["selective_scan"])
     parser.add_argument("--shape", nargs="+", default=SHAPES, help="batch,length,d_model,d_state")
     parser.add_argument("--repeats", type=int, default=5)
@@ -118,8 +118,10 @@ def main() -> int:
             parser.error(f"--shape: got {text!r}; expected batch,length,d_model,d_state")
         new = measure((batch, length, d_model, d_state), options.repeats)
         rows += new
-        print(f"\nselective_scan, (batch, length, d_model, d_state) = ({text}), states "
-              f"{new[0]['states_megabytes']:.0f} MB")
+        print(
+            f"\nselective_scan, (batch, length, d_model, d_state) = ({text}), states "
+            f"{new[0]['states_megabytes']:.0f} MB"
+        )
         print(f"  {'form':36}{'ms':>9}{'ratio':>8}{'temporary MB':>14}")
         for row in new:
             print(

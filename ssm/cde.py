@@ -5,16 +5,17 @@ c = B Δξ over unit time, so that every solver is a way to apply
 
     Z ↦ exp(M) Z + φ₁(M) c,      φ₁(M) = Σ_k M^k/(k + 1)!.
 
-`ExactFlow` does so to rounding, `Euler` keeps the first order, (1 + M) Z + c, and `Tsit5` integrates
-adaptively with Diffrax, as the paper's first experiment does.
+`ExactFlow` does so to rounding, `Euler` keeps the first order, (1 + M) Z + c, and `Tsit5`
+integrates adaptively with Diffrax, as the paper's first experiment does.
 
-The structure of A is told by its rank: (omega, d_hidden, d_hidden) is dense, (omega, d_hidden) holds
-the diagonals of diagonal matrices. A solver is a final class with two methods: `solve`, the states
-at all samples, and `advance`, the state after one more interval.
+The structure of A is told by its rank: (omega, d_hidden, d_hidden) is dense, (omega, d_hidden)
+holds the diagonals of diagonal matrices. A solver is a final class with two methods: `solve`, the
+states at all samples, and `advance`, the state after one more interval.
 """
 
 import abc
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import diffrax
@@ -26,6 +27,12 @@ from jaxtyping import Array, Float
 from ssm import recurrence
 from ssm.control import sample_times
 
+Matrices = Float[Array, "omega d_hidden *d_hidden2"]
+"""The A_i: dense matrices, or the diagonals of diagonal ones."""
+Drive = Float[Array, "d_hidden xi"]
+"""B."""
+State = Float[Array, "d_hidden"]
+States = Float[Array, "steps d_hidden"]
 
 
 class AbstractSolver(eqx.Module):
@@ -34,29 +41,27 @@ class AbstractSolver(eqx.Module):
     @abc.abstractmethod
     def solve(
         self,
-        a: Float[Array, "omega d_hidden *d_hidden2"],
-        b: Float[Array, "d_hidden xi"],
-        z0: Float[Array, "d_hidden"],
+        a: Matrices,
+        b: Drive,
+        z0: State,
         d_omega: Float[Array, "steps omega"],
         d_xi: Float[Array, "steps xi"],
-    ) -> Float[Array, "steps d_hidden"]:
+    ) -> States:
         """The states at the end of each interval (Z_0 is not repeated)."""
 
     @abc.abstractmethod
     def advance(
         self,
-        a: Float[Array, "omega d_hidden *d_hidden2"],
-        b: Float[Array, "d_hidden xi"],
-        z: Float[Array, "d_hidden"],
+        a: Matrices,
+        b: Drive,
+        z: State,
         d_omega: Float[Array, "omega"],
         d_xi: Float[Array, "xi"],
-    ) -> Float[Array, "d_hidden"]:
+    ) -> State:
         """The state after one interval that starts in `z`."""
 
 
-def generator(
-    a: Float[Array, "omega d_hidden *d_hidden2"], d_omega: Float[Array, "*steps omega"]
-) -> Float[Array, "..."]:
+def generator(a: Matrices, d_omega: Float[Array, "*steps omega"]) -> Float[Array, "..."]:
     """M = Σ_i A_i Δω^i, for one increment or a stack of them."""
     return jnp.tensordot(d_omega, a, axes=1)
 
@@ -66,10 +71,10 @@ def _is_diagonal(a: Array) -> bool:
 
 
 def apply_generator(
-    a: Float[Array, "omega d_hidden *d_hidden2"],
+    a: Matrices,
     d_omega: Float[Array, "omega"],
-    z: Float[Array, "d_hidden"],
-) -> Float[Array, "d_hidden"]:
+    z: State,
+) -> State:
     """M z without forming M when it has more entries than the products A_i z together.
 
     Under a `vmap` over examples A is shared, so that either order is one large matrix product.
@@ -82,7 +87,7 @@ def apply_generator(
     return generator(a, d_omega) @ z
 
 
-def _taylor(apply, z, c, order: int):
+def _taylor(apply: Callable[[Array], Array], z: Array, c: Array, order: int) -> tuple[Array, Array]:
     """Σ_{k ≤ order} of exp(M) z + φ₁(M) c: w_1 = M z + c, w_{k+1} = M w_k/(k + 1), z + Σ w_k.
 
     Returns the sum and its last term, whose size tells the truncation error.
@@ -108,11 +113,16 @@ class Euler(AbstractSolver):
 
     def __check_init__(self):
         if self.form not in ("sequential", "associative"):
-            raise ValueError(
-                f"form: got {self.form!r}; expected 'sequential' or 'associative'"
-            )
+            raise ValueError(f"form: got {self.form!r}; expected 'sequential' or 'associative'")
 
-    def solve(self, a, b, z0, d_omega, d_xi):
+    def solve(
+        self,
+        a: Matrices,
+        b: Drive,
+        z0: State,
+        d_omega: Float[Array, "steps omega"],
+        d_xi: Float[Array, "steps xi"],
+    ) -> States:
         drive = d_xi @ b.T
         if _is_diagonal(a):
             return recurrence.chunked(1 + generator(a, d_omega), drive, z0)
@@ -131,7 +141,14 @@ class Euler(AbstractSolver):
 
         return jax.lax.scan(step, z0, (matrices, drive))[1]
 
-    def advance(self, a, b, z, d_omega, d_xi):
+    def advance(
+        self,
+        a: Matrices,
+        b: Drive,
+        z: State,
+        d_omega: Float[Array, "omega"],
+        d_xi: Float[Array, "xi"],
+    ) -> State:
         return z + apply_generator(a, d_omega, z) + b @ d_xi
 
 
@@ -157,7 +174,14 @@ class ExactFlow(AbstractSolver):
         if self.substeps < 1:
             raise ValueError(f"substeps: got {self.substeps}; expected a positive number")
 
-    def solve(self, a, b, z0, d_omega, d_xi):
+    def solve(
+        self,
+        a: Matrices,
+        b: Drive,
+        z0: State,
+        d_omega: Float[Array, "steps omega"],
+        d_xi: Float[Array, "steps xi"],
+    ) -> States:
         if _is_diagonal(a):
             m = generator(a, d_omega)
             return recurrence.chunked(jnp.exp(m), _phi1(m) * (d_xi @ b.T), z0)
@@ -170,7 +194,14 @@ class ExactFlow(AbstractSolver):
         (_, worst), states = jax.lax.scan(step, (z0, jnp.zeros((), z0.dtype)), (d_omega, d_xi))
         return self._checked(states, worst)
 
-    def advance(self, a, b, z, d_omega, d_xi):
+    def advance(
+        self,
+        a: Matrices,
+        b: Drive,
+        z: State,
+        d_omega: Float[Array, "omega"],
+        d_xi: Float[Array, "xi"],
+    ) -> State:
         if _is_diagonal(a):
             m = generator(a, d_omega)
             return jnp.exp(m) * z + _phi1(m) * (b @ d_xi)
@@ -228,7 +259,14 @@ class Tsit5(AbstractSolver):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}: got {getattr(self, name)}; expected a positive number")
 
-    def solve(self, a, b, z0, d_omega, d_xi):
+    def solve(
+        self,
+        a: Matrices,
+        b: Drive,
+        z0: State,
+        d_omega: Float[Array, "steps omega"],
+        d_xi: Float[Array, "steps xi"],
+    ) -> States:
         times = sample_times(d_omega.shape[0] + 1, z0.dtype)
         if times.shape[0] == 1:
             return jnp.zeros((0, z0.shape[0]), z0.dtype)
@@ -256,7 +294,14 @@ class Tsit5(AbstractSolver):
         assert solution.ys is not None
         return solution.ys
 
-    def advance(self, a, b, z, d_omega, d_xi):
+    def advance(
+        self,
+        a: Matrices,
+        b: Drive,
+        z: State,
+        d_omega: Float[Array, "omega"],
+        d_xi: Float[Array, "xi"],
+    ) -> State:
         return self.solve(a, b, z, d_omega[None], d_xi[None])[0]
 
 

@@ -1,4 +1,4 @@
-"""From a sampled path X to the gates ω and ξ of a linear CDE: the only place that defines dω and dξ.
+"""From a sampled path X to the gates ω and ξ of a linear CDE: dω and dξ are defined here alone.
 
 A gate is a path made from X on the unit interval, t_i = i/(length − 1), linear between samples:
 

@@ -101,6 +101,6 @@ def hippo_n_diagonal(size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def count_parameters(module: eqx.Module) -> int:
-    """Number of real trainable numbers in a module, or in its shapes (`equinox.filter_eval_shape`)."""
+    """Number of real trainable numbers in a module or its shapes (`equinox.filter_eval_shape`)."""
     arrays = [x for x in jax.tree.leaves(module) if hasattr(x, "dtype")]
     return sum(x.size for x in arrays if jnp.issubdtype(x.dtype, jnp.inexact))

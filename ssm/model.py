@@ -26,7 +26,7 @@ class SequenceModel(eqx.Module):
     positions; then a linear readout. Blocks and layers share no parameters.
     """
 
-    encoder: eqx.nn.Embedding | eqx.nn.Linear
+    encoder: eqx.nn.Embedding | eqx.nn.Linear | None
     blocks: tuple[Block, ...]
     readout: eqx.nn.Linear
     dropout: eqx.nn.Dropout
@@ -74,9 +74,7 @@ class SequenceModel(eqx.Module):
             if value < 1:
                 raise ValueError(f"{name}: got {value}; expected at least 1")
         if pooling not in get_args(Pooling):
-            raise ValueError(
-                f"pooling: got {pooling!r}; expected one of {list(get_args(Pooling))}"
-            )
+            raise ValueError(f"pooling: got {pooling!r}; expected one of {list(get_args(Pooling))}")
         if (vocabulary is None) == (channels is None):
             raise ValueError(
                 f"vocabulary, channels: got {vocabulary}, {channels}; expected exactly one"
@@ -88,12 +86,12 @@ class SequenceModel(eqx.Module):
                 "encode: got False, but this mixer cannot read the path itself; the linear CDE can"
             )
         k_encoder = named_key(key, "encoder")
-        self.encoder = None
         if vocabulary is not None:
             self.encoder = eqx.nn.Embedding(vocabulary, d_model, key=k_encoder)
-        elif encode:
-            assert channels is not None
+        elif encode and channels is not None:
             self.encoder = linear(channels, d_model, key=k_encoder)
+        else:
+            self.encoder = None
 
         def block(index: int) -> Block:
             k = named_key(key, f"block{index}")

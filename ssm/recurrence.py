@@ -109,7 +109,8 @@ def chunked(
 
     @jax.checkpoint
     def step(h, element):
-        states = associative(*element, h)
+        a_chunk, b_chunk = element
+        states = associative(a_chunk, b_chunk, h)
         return states[-1], states
 
     states = jax.lax.scan(step, h0, (split(a), split(b)))[1]

@@ -1,4 +1,4 @@
-"""The selective scan of Mamba (S6): a diagonal recurrence whose step Δ, B and C depend on the input.
+"""The selective scan of Mamba (S6): a diagonal recurrence whose Δ, B and C depend on the input.
 
     h_t = exp(Δ_t A) h_{t−1} + Δ_t B_t x_t,      y_t = C_t · h_t + D x_t
 
@@ -11,7 +11,6 @@ and the backward pass keeps the state at chunk boundaries only and recomputes wi
 a chunk the recurrence is an associative scan, or, on a CPU, where depth costs nothing, the same
 recurrence step by step (`scripts/benchmark.py` measures both).
 """
-
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +25,6 @@ CHUNK = 8
 CPU_BLOCK = 1024
 """Numbers of state in a block of channels, for a sequence of several chunks on a CPU; otherwise all
 channels are one block."""
-
 
 
 def selective_scan_step(
@@ -112,7 +110,8 @@ def selective_scan(
 
     a_blocks = jnp.pad(a, ((0, blocks * block - d_model), (0, 0))).reshape(blocks, block, d_state)
     y = jax.lax.map(
-        lambda part: _scan_in_chunks(*part, b, c, chunk, form), (split(x), split(delta), a_blocks)
+        lambda part: _scan_in_chunks(part[0], part[1], part[2], b, c, chunk, form),
+        (split(x), split(delta), a_blocks),
     )
     return y.swapaxes(0, 1).reshape(x.shape[0], blocks * block)[:, :d_model] + d[None] * x
 

@@ -33,4 +33,9 @@ def execute(run: Run) -> tuple[MemoryLogger, dict]:
 
 TINY_A5 = ["task=word_problem", "task.group=S3", "task.length=4", "task.samples=400"]
 TINY_SIGNATURE = ["task=signature", "task.n_paths=120", "task.length=8"]
-TINY_TRAIN = ["train.steps=2", "train.batch_size=4", "train.evaluate_every=1", "train.evaluate_batch_size=50"]
+TINY_TRAIN = [
+    "train.steps=2",
+    "train.batch_size=4",
+    "train.evaluate_every=1",
+    "train.evaluate_batch_size=50",
+]

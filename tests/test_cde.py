@@ -104,9 +104,10 @@ def test_gradients_of_the_exact_flow(x64, structure):
         return jnp.sum(jnp.sin(ExactFlow(substeps=2).solve(*args)))
 
     gradients = jax.jit(jax.grad(loss, argnums=tuple(range(5))))(*arguments)
-    directions = [jr.normal(k, x.shape, x.dtype) for k, x in zip(
-        jr.split(jr.key(3), 5), arguments, strict=True
-    )]
+    directions = [
+        jr.normal(k, x.shape, x.dtype)
+        for k, x in zip(jr.split(jr.key(3), 5), arguments, strict=True)
+    ]
     step = 1e-5
 
     def at(t):

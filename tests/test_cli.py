@@ -19,13 +19,18 @@ def run(*overrides, cwd=ROOT, **environment):
 
     return subprocess.run(
         [sys.executable, str(ROOT / "experiments/run.py"), *overrides],
-        capture_output=True, text=True, cwd=cwd, timeout=300,
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        timeout=300,
         env=os.environ | {"WANDB_MODE": "disabled"} | environment,
     )
 
 
 def test_a_run_leaves_its_record(tmp_path):
-    done = run(*TINY_A5, *TINY_TRAIN, "model.d_model=4", "seeds=[0,1]", f"hydra.run.dir={tmp_path}/out")
+    done = run(
+        *TINY_A5, *TINY_TRAIN, "model.d_model=4", "seeds=[0,1]", f"hydra.run.dir={tmp_path}/out"
+    )
     assert done.returncode == 0, done.stderr
     assert "quick preset" in done.stdout.splitlines()[0]
     for text in ("loss", "accuracy", "steps/s", "left", "at each position", "Results are in"):

@@ -1,4 +1,4 @@
-"""Every option and experiment composes, builds and runs two steps; wrong ones are one clear error."""
+"""Every option and experiment composes, builds and runs two steps; a wrong one is one error."""
 
 from pathlib import Path
 
@@ -10,7 +10,8 @@ from experiments.published import published
 
 MODELS = sorted(p.stem for p in (CONFIGS / "model").glob("*.yaml"))
 EXPERIMENTS = sorted(
-    str(p.relative_to(CONFIGS / "experiment").with_suffix("")) for p in (CONFIGS / "experiment").rglob("*.yaml")
+    str(p.relative_to(CONFIGS / "experiment").with_suffix(""))
+    for p in (CONFIGS / "experiment").rglob("*.yaml")
 )
 SMALL_MIXER = {
     "mamba": ["model.mixer.d_state=2"],
@@ -38,9 +39,20 @@ def test_every_pair_runs_two_steps(model, task, tmp_path):
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_experiment_runs_two_steps(experiment, tmp_path):
     figure, _, model = experiment.partition("/")
-    tiny = ["task.n_paths=120", "task.length=8"] if figure == "figure1" else ["task.group=S3", "task.length=4"]
-    options = [f"+experiment={experiment}", *tiny, "model.d_model=4", *SMALL_MIXER.get(model, []),
-               "train.steps=2", "train.evaluate_every=1", "seeds=[0]"]
+    tiny = (
+        ["task.n_paths=120", "task.length=8"]
+        if figure == "figure1"
+        else ["task.group=S3", "task.length=4"]
+    )
+    options = [
+        f"+experiment={experiment}",
+        *tiny,
+        "model.d_model=4",
+        *SMALL_MIXER.get(model, []),
+        "train.steps=2",
+        "train.evaluate_every=1",
+        "seeds=[0]",
+    ]
     if figure == "figure2":
         options += ["train.batch_size=4", "train.auxiliary_batch_size=3"]
     run = compose_run(options, tmp_path)
@@ -79,7 +91,8 @@ def test_mambas_learning_rate_follows_its_depth(tmp_path):
 
 def test_the_published_row_follows_the_overrides(tmp_path):
     run = compose_run(
-        ["+experiment=figure1/s4", "task=volume", "model.depth=2", "model.activation=gelu"], tmp_path
+        ["+experiment=figure1/s4", "task=volume", "model.depth=2", "model.activation=gelu"],
+        tmp_path,
     )
     assert run.published == "figure1/s4-3-depth2-nonlinear"
     assert "0.01965" in published(run.published)
@@ -135,7 +148,16 @@ def test_no_config_has_a_key_its_target_lacks_or_hides_an_argument():
     import yaml
     from hydra.utils import get_object
 
-    given_by_program = {"self", "key", "mixer", "vocabulary", "channels", "n_outputs", "d_model", "solver"}
+    given_by_program = {
+        "self",
+        "key",
+        "mixer",
+        "vocabulary",
+        "channels",
+        "n_outputs",
+        "d_model",
+        "solver",
+    }
     for group in ("task", "model", "optimizer", "train", "readout"):
         for path in (CONFIGS / group).glob("*.yaml"):
             node = yaml.safe_load(Path(path).read_text())

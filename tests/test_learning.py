@@ -6,8 +6,13 @@ from composing import compose_run, execute
 MODELS = ["linear_cde", "diagonal_cde", "s4", "s5", "mamba", "rnn", "transformer"]
 TASKS = {
     "a5": ["task=a5", "task.samples=30000", "task.auxiliary_length=null", "train.mixing=none"],
-    "area": ["task=area", "task.n_paths=3000", "task.length=30", "procedure=train",
-             "model.pooling=mean"],
+    "area": [
+        "task=area",
+        "task.n_paths=3000",
+        "task.length=30",
+        "procedure=train",
+        "model.pooling=mean",
+    ],
 }
 
 
@@ -15,8 +20,13 @@ TASKS = {
 @pytest.mark.parametrize("model", MODELS)
 def test_training_loss_falls(model, task, tmp_path):
     options = [
-        *TASKS[task], f"model={model}", "model.d_model=32", "train.steps=200",
-        "train.batch_size=32", "train.evaluate_every=50", "train.stop_at=null",
+        *TASKS[task],
+        f"model={model}",
+        "model.d_model=32",
+        "train.steps=200",
+        "train.batch_size=32",
+        "train.evaluate_every=50",
+        "train.stop_at=null",
         "optimizer.learning_rate=0.003",
     ]
     if task == "area" and model.endswith("cde"):
@@ -30,7 +40,13 @@ def test_training_loss_falls(model, task, tmp_path):
 
 @pytest.mark.parametrize("model", ["linear_cde", "diagonal_cde"])
 def test_frozen_features_predict_area_better_than_zero(model, tmp_path):
-    options = ["task=area", f"model={model}", "task.n_paths=3000", "task.length=30", "model.d_model=64"]
+    options = [
+        "task=area",
+        f"model={model}",
+        "task.n_paths=3000",
+        "task.length=30",
+        "model.d_model=64",
+    ]
     logger, summary = execute(compose_run(options, tmp_path))
     result = summary["seeds"]["0"]
     assert result["final"]["rmse"] < 0.7 * summary["baselines"]["rmse_zero"]

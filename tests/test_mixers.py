@@ -18,7 +18,9 @@ WIDTH = 6
 LINEAR = {
     "cde": LinearCDE,
     "cde_path": functools.partial(LinearCDE, gate_omega="path", gate_xi="path"),
-    "cde_exact": functools.partial(LinearCDE, gate_omega="path", gate_xi="integral", solver=ExactFlow(substeps=4)),
+    "cde_exact": functools.partial(
+        LinearCDE, gate_omega="path", gate_xi="integral", solver=ExactFlow(substeps=4)
+    ),
     "cde_diagonal": functools.partial(LinearCDE, structure="diagonal"),
     "cde_diagonal_exact": functools.partial(LinearCDE, structure="diagonal", solver=ExactFlow()),
     "s4": functools.partial(S4, d_state=8),
@@ -65,7 +67,9 @@ def test_streaming_gives_the_parallel_form(name, length):
 
 
 def test_streaming_tsit5_at_tight_tolerance(x64):
-    mixer = LinearCDE(3, gate_omega="path", gate_xi="path", solver=Tsit5(1e-10, 1e-10), key=jr.key(0))
+    mixer = LinearCDE(
+        3, gate_omega="path", gate_xi="path", solver=Tsit5(1e-10, 1e-10), key=jr.key(0)
+    )
     x = jr.normal(jr.key(1), (5, 3), jnp.float64)
     np.testing.assert_allclose(jax.jit(stream)(mixer, x), jax.jit(mixer)(x), rtol=1e-7)
 
@@ -100,7 +104,9 @@ def test_s4_is_the_recurrence_of_its_definition(x64):
 
 def test_the_two_convolutions_agree_and_are_numpys(x64):
     kernel, x = jr.normal(jr.key(0), (2, 50, 3), jnp.float64)
-    expected = np.stack([np.convolve(k, v)[:50] for k, v in zip(kernel.T, x.T, strict=True)], axis=1)
+    expected = np.stack(
+        [np.convolve(k, v)[:50] for k, v in zip(kernel.T, x.T, strict=True)], axis=1
+    )
     np.testing.assert_allclose(causal_toeplitz(kernel, x), expected, atol=1e-12)
     np.testing.assert_allclose(causal_fft(kernel, x), expected, atol=1e-12)
 
@@ -114,7 +120,9 @@ def test_s5_holds_its_input_over_each_step(x64):
     lam = -np.exp(np.asarray(layer.a_log)) + 1j * np.asarray(layer.a_imag)
     b, c = (np.asarray(v[..., 0]) + 1j * np.asarray(v[..., 1]) for v in (layer.b, layer.c))
     # real form: h = (Re, Im) of each mode
-    a_real = np.block([[np.diag(lam.real), -np.diag(lam.imag)], [np.diag(lam.imag), np.diag(lam.real)]])
+    a_real = np.block(
+        [[np.diag(lam.real), -np.diag(lam.imag)], [np.diag(lam.imag), np.diag(lam.real)]]
+    )
     b_real = np.concatenate([b.real, b.imag])
     c_real = 2 * np.concatenate([c.real, -c.imag], axis=1)
     d_real = np.diag(np.asarray(layer.d))
@@ -129,9 +137,10 @@ def test_s5_holds_its_input_over_each_step(x64):
 def test_the_elman_network_is_its_equation():
     layer = RNN(4, key=jr.key(0))
     x, h, expected = np.asarray(jr.normal(jr.key(1), (6, 4))), np.zeros(4), []
-    w, u, b, c = (np.asarray(v) for v in (
-        layer.input_weight, layer.state_weight, layer.input_bias, layer.state_bias
-    ))
+    w, u, b, c = (
+        np.asarray(v)
+        for v in (layer.input_weight, layer.state_weight, layer.input_bias, layer.state_bias)
+    )
     for x_t in x:
         h = np.tanh(w @ x_t + b + u @ h + c)
         expected.append(h)
@@ -155,8 +164,13 @@ def test_the_official_linear_cde_recurrence():
 
 def test_the_convolution_of_the_full_mamba_block_is_causal_and_depthwise():
     layer = Mamba(3, variant="full", d_state=2, key=jr.key(0))
-    assert layer.conv_weight.shape == (4, 6)
     assert layer.core.a_log.shape == (6, 2)
+    u = np.asarray(jr.normal(jr.key(1), (9, 6)))
+    weight, bias = np.asarray(layer.frame.conv_weight), np.asarray(layer.frame.conv_bias)
+    columns = [np.convolve(u[:, d], weight[::-1, d])[:9] + bias[d] for d in range(6)]
+    np.testing.assert_allclose(
+        layer.frame.convolve(jnp.asarray(u)), np.stack(columns, axis=1), rtol=1e-5, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,9 @@ def test_attention_is_softmax_over_the_past():
     np.testing.assert_allclose(layer(jnp.asarray(x)), layer_norm(h + down), rtol=1e-4, atol=1e-5)
 
 
-def parameters(mixer, d, *, vocabulary=None, channels=None, outputs=60, depth=1, glu=True, norm=True):
+def parameters(
+    mixer, d, *, vocabulary=None, channels=None, outputs=60, depth=1, glu=True, norm=True
+):
     """The formula: encoder + depth·(mixer + mix + norm) + readout."""
     encoder = vocabulary * d if vocabulary else channels * d + d
     width = 2 * d if glu else d
@@ -122,15 +124,42 @@ def parameters(mixer, d, *, vocabulary=None, channels=None, outputs=60, depth=1,
     ("settings", "expected"),
     [
         (
-            {"mixer": functools.partial(Mamba, d_state=64), "d_model": 1024, "vocabulary": 60, "n_outputs": 60, "depth": 3},
-            parameters(1024 * (64 + 128) + 64 * 1024 + 1024 + 1024 * 64 + 1024, 1024, vocabulary=60, depth=3),
+            {
+                "mixer": functools.partial(Mamba, d_state=64),
+                "d_model": 1024,
+                "vocabulary": 60,
+                "n_outputs": 60,
+                "depth": 3,
+            },
+            parameters(
+                1024 * (64 + 128) + 64 * 1024 + 1024 + 1024 * 64 + 1024,
+                1024,
+                vocabulary=60,
+                depth=3,
+            ),
         ),
         (
-            {"mixer": functools.partial(S4, d_state=256), "d_model": 256, "channels": 2, "n_outputs": 1, "depth": 2, "activation": "gelu", "norm": False},
-            parameters(6 * 256 * 256 + 2 * 256, 256, channels=2, outputs=1, depth=2, glu=False, norm=False),
+            {
+                "mixer": functools.partial(S4, d_state=256),
+                "d_model": 256,
+                "channels": 2,
+                "n_outputs": 1,
+                "depth": 2,
+                "activation": "gelu",
+                "norm": False,
+            },
+            parameters(
+                6 * 256 * 256 + 2 * 256, 256, channels=2, outputs=1, depth=2, glu=False, norm=False
+            ),
         ),
         (
-            {"mixer": LinearCDE, "d_model": 256, "vocabulary": 60, "n_outputs": 60, "activation": "relu"},
+            {
+                "mixer": LinearCDE,
+                "d_model": 256,
+                "vocabulary": 60,
+                "n_outputs": 60,
+                "activation": "relu",
+            },
             parameters(257 * 256**2 + 256 * 257 + 256**2 + 256, 256, vocabulary=60, glu=False),
         ),
     ],

@@ -23,8 +23,15 @@ def path_from(increments):
 def test_a_linear_s4_stack_is_a_linear_functional(depth):
     """Superposition: f(αX + βY) = α f(X) + β f(Y) once the constant term is taken off."""
     model = SequenceModel(
-        functools.partial(S4, d_state=8), d_model=16, depth=depth, activation="identity",
-        norm=False, pooling="mean", channels=2, n_outputs=1, key=jr.key(0),
+        functools.partial(S4, d_state=8),
+        d_model=16,
+        depth=depth,
+        activation="identity",
+        norm=False,
+        pooling="mean",
+        channels=2,
+        n_outputs=1,
+        key=jr.key(0),
     )
     x, y = jr.normal(jr.key(1), (2, 30, 2))
     constant = model(jnp.zeros_like(x))
@@ -35,14 +42,21 @@ def test_a_linear_s4_stack_is_a_linear_functional(depth):
 def homogeneous(structure):
     """dZ = Σ A_i Z dω^i with ω = (t, X) and no drive, from a fixed Z_0."""
     layer = LinearCDE(
-        6, channels=2, structure=structure, gate_omega="path", gate_xi="path",
-        solver=ExactFlow(substeps=4), key=jr.key(0),
+        6,
+        channels=2,
+        structure=structure,
+        gate_omega="path",
+        gate_xi="path",
+        solver=ExactFlow(substeps=4),
+        key=jr.key(0),
     )
     layer = jax.tree.map(lambda x: x.astype(jnp.float64), layer)
 
     def final_state(increments):
         solved = layer.solver.solve(
-            layer.a, jnp.zeros_like(layer.b), jnp.ones(6, jnp.float64),
+            layer.a,
+            jnp.zeros_like(layer.b),
+            jnp.ones(6, jnp.float64),
             jnp.pad(increments, ((0, 0), (1, 0)), constant_values=1 / len(increments)),
             jnp.zeros((len(increments), 3), jnp.float64),
         )
@@ -85,8 +99,13 @@ def test_random_dense_cde_features_beat_every_linear_predictor_on_area():
 
     def rmse(structure):
         layer = LinearCDE(
-            64, channels=2, structure=structure, gate_omega="path", gate_xi="path",
-            solver=ExactFlow(), key=jr.key(0),
+            64,
+            channels=2,
+            structure=structure,
+            gate_omega="path",
+            gate_xi="path",
+            solver=ExactFlow(),
+            key=jr.key(0),
         )
         features = jax.jit(jax.vmap(lambda x: layer(x)[-1]))
         fit = least_squares(features(jnp.asarray(data.train.inputs)), data.train.targets)

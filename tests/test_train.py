@@ -17,13 +17,21 @@ from experiments.procedure import NonFiniteError
 from experiments.step import Streams, TrainState, advance, make_step
 
 SMALL = [
-    *TINY_A5, "model=mamba", "model.d_model=8", "train.steps=100", "train.batch_size=8",
-    "train.auxiliary_batch_size=4", "train.evaluate_every=50", "train.stop_at=null",
+    *TINY_A5,
+    "model=mamba",
+    "model.d_model=8",
+    "train.steps=100",
+    "train.batch_size=8",
+    "train.auxiliary_batch_size=4",
+    "train.evaluate_every=50",
+    "train.stop_at=null",
 ]
 
 
 def records(logger, split="val", metric="accuracy"):
-    return {(r.step, r.seed): r.value for r in logger.records if (r.split, r.metric) == (split, metric)}
+    return {
+        (r.step, r.seed): r.value for r in logger.records if (r.split, r.metric) == (split, metric)
+    }
 
 
 def parameters(run, seed):
@@ -42,7 +50,10 @@ def test_seeds_trained_together_are_each_as_if_alone(tmp_path):
         execute(alone)
         for got, want in zip(parameters(together, seed), parameters(alone, seed), strict=True):
             np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-9)
-    differ = [np.any(a != b) for a, b in zip(parameters(together, 0), parameters(together, 7), strict=True)]
+    differ = [
+        np.any(a != b)
+        for a, b in zip(parameters(together, 0), parameters(together, 7), strict=True)
+    ]
     assert any(differ)
 
 
@@ -61,7 +72,10 @@ def test_batched_seeds_agree_with_mapped_ones(tmp_path):
 def test_evaluation_never_changes_the_training(tmp_path):
     runs = []
     for every in (10, 60):
-        run = compose_run([*SMALL, "train.steps=60", "model.dropout=0.1", f"train.evaluate_every={every}"], tmp_path / str(every))
+        run = compose_run(
+            [*SMALL, "train.steps=60", "model.dropout=0.1", f"train.evaluate_every={every}"],
+            tmp_path / str(every),
+        )
         logger, _ = execute(run)
         runs.append((parameters(run, 0), records(logger)[60, 0]))
     for a, b in zip(runs[0][0], runs[1][0], strict=True):
@@ -150,7 +164,9 @@ def test_a_non_finite_loss_keeps_the_last_good_state():
 
 
 def test_a_seed_that_fails_is_reported_and_the_others_go_on(tmp_path):
-    run = compose_run([*SMALL, "seeds=[0,1]", "train.steps=40", "train.evaluate_every=20"], tmp_path)
+    run = compose_run(
+        [*SMALL, "seeds=[0,1]", "train.steps=40", "train.evaluate_every=20"], tmp_path
+    )
 
     def poisoned(key):
         model = run.make_model(key)
@@ -174,8 +190,16 @@ def test_a_seed_that_fails_is_reported_and_the_others_go_on(tmp_path):
 
 
 def test_each_seed_stops_at_its_threshold(tmp_path):
-    options = [*SMALL, "model=rnn", "model.d_model=32", "optimizer.learning_rate=0.01", "seeds=[0,1]",
-               "train.steps=3000", "train.evaluate_every=100", "train.stop_at=0.9"]
+    options = [
+        *SMALL,
+        "model=rnn",
+        "model.d_model=32",
+        "optimizer.learning_rate=0.01",
+        "seeds=[0,1]",
+        "train.steps=3000",
+        "train.evaluate_every=100",
+        "train.stop_at=0.9",
+    ]
     logger, summary = execute(compose_run(options, tmp_path))
     for seed in (0, 1):
         result = summary["seeds"][str(seed)]

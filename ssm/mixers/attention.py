@@ -49,8 +49,14 @@ class TransformerLayer(AbstractMixer):
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout: got {dropout}; expected a number in [0, 1)")
         attention = eqx.nn.MultiheadAttention(
-            num_heads, d_model, use_query_bias=True, use_key_bias=True, use_value_bias=True,
-            use_output_bias=True, dropout_p=dropout, key=key,
+            num_heads,
+            d_model,
+            use_query_bias=True,
+            use_key_bias=True,
+            use_value_bias=True,
+            use_output_bias=True,
+            dropout_p=dropout,
+            key=key,
         )
         shape = (d_model, d_model)
 

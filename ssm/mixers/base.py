@@ -1,4 +1,4 @@
-"""The two abstract mixers: what maps a sequence to a sequence, and what can also do so as it comes."""
+"""The two abstract mixers: a map of sequences, and one that can also read them as they come."""
 
 import abc
 

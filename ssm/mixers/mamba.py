@@ -61,7 +61,9 @@ class S6(AbstractStreamingMixer):
         self.a_log = jnp.broadcast_to(jnp.log(jnp.arange(1.0, d_state + 1)), (d_model, d_state))
         self.d = jnp.ones(d_model)
 
-    def select(self, x: Float[Array, "d_model"]):
+    def select(
+        self, x: Float[Array, "d_model"]
+    ) -> tuple[Float[Array, "d_model"], Float[Array, "d_state"], Float[Array, "d_state"]]:
         """(Δ, B, C) of one position."""
         rank, d_state = self.dt_proj.weight.shape[1], self.a_log.shape[1]
         dt, b, c = jnp.split(self.x_proj(x), [rank, rank + d_state])
@@ -92,10 +94,7 @@ class Mamba(AbstractStreamingMixer):
     """
 
     core: S6
-    in_proj: eqx.nn.Linear | None
-    conv_weight: Float[Array, "d_conv d_inner"] | None
-    conv_bias: Float[Array, "d_inner"] | None
-    out_proj: eqx.nn.Linear | None
+    frame: "_Frame | None"
 
     def __init__(
         self,
@@ -117,52 +116,88 @@ class Mamba(AbstractStreamingMixer):
         """
         if variant not in ("core", "full"):
             raise ValueError(f"variant: got {variant!r}; expected 'core' or 'full'")
-        full = variant == "full"
-        if full and (expand < 1 or d_conv < 1):
-            raise ValueError(f"expand, d_conv: got {expand}, {d_conv}; expected at least 1")
-        width = expand * d_model if full else d_model
-        if full and dt_rank is None:
-            dt_rank = math.ceil(d_model / 16)
+        width, self.frame = d_model, None
+        if variant == "full":
+            if expand < 1 or d_conv < 1:
+                raise ValueError(f"expand, d_conv: got {expand}, {d_conv}; expected at least 1")
+            width = expand * d_model
+            dt_rank = math.ceil(d_model / 16) if dt_rank is None else dt_rank
+            self.frame = _Frame(d_model, width, d_conv, key=named_key(key, "frame"))
         self.core = S6(
-            width, d_state=d_state, dt_rank=dt_rank, dt_min=dt_min, dt_max=dt_max,
+            width,
+            d_state=d_state,
+            dt_rank=dt_rank,
+            dt_min=dt_min,
+            dt_max=dt_max,
             key=named_key(key, "core"),
         )
-        self.in_proj = self.conv_weight = self.conv_bias = self.out_proj = None
-        if full:
-            k_in, k_weight, k_bias, k_out = (
-                named_key(key, name) for name in ("in_proj", "conv_weight", "conv_bias", "out_proj")
-            )
-            self.in_proj = linear(d_model, 2 * width, use_bias=False, key=k_in)
-            self.conv_weight = fan_in_uniform(k_weight, (d_conv, width), d_conv)
-            self.conv_bias = fan_in_uniform(k_bias, (width,), d_conv)
-            self.out_proj = linear(width, d_model, use_bias=False, key=k_out)
 
     def __call__(
         self, x: Float[Array, "length d_model"], *, key: PRNGKeyArray | None = None
     ) -> Float[Array, "length d_model"]:
-        if self.in_proj is None:
+        if self.frame is None:
             return self.core(x)
-        assert self.conv_weight is not None and self.conv_bias is not None and self.out_proj
-        length, taps = x.shape[0], self.conv_weight.shape[0]
-        u, gate = jnp.split(jax.vmap(self.in_proj)(x), 2, axis=-1)
-        padded = jnp.pad(u, ((taps - 1, 0), (0, 0)))
-        conv = sum(w[None] * padded[i : i + length] for i, w in enumerate(self.conv_weight))
-        y = self.core(jax.nn.silu(conv + self.conv_bias[None])) * jax.nn.silu(gate)
-        return jax.vmap(self.out_proj)(y)
+        u, gate = self.frame.enter(x)
+        return self.frame.leave(self.core(jax.nn.silu(self.frame.convolve(u))), gate)
 
-    def init_state(self, length: int) -> tuple[Array, Float[Array, "taps d_inner"] | None]:
-        window = None if self.conv_weight is None else jnp.zeros_like(self.conv_weight)
+    def init_state(
+        self, length: int
+    ) -> tuple[Float[Array, "d_inner d_state"], Float[Array, "d_conv d_inner"] | None]:
+        """The core's state, and the last d_conv inputs of the convolution."""
+        window = None if self.frame is None else jnp.zeros_like(self.frame.conv_weight)
         return self.core.init_state(length), window
 
-    def step(self, state, x: Float[Array, "d_model"]):
-        """The next state (of the core, and the last d_conv inputs of the convolution) and output."""
+    def step(
+        self,
+        state: tuple[Float[Array, "d_inner d_state"], Float[Array, "d_conv d_inner"] | None],
+        x: Float[Array, "d_model"],
+    ) -> tuple[
+        tuple[Float[Array, "d_inner d_state"], Float[Array, "d_conv d_inner"] | None],
+        Float[Array, "d_model"],
+    ]:
         h, window = state
-        if self.in_proj is None:
+        if self.frame is None or window is None:
             h, y = self.core.step(h, x)
             return (h, None), y
-        assert self.conv_weight is not None and self.conv_bias is not None and self.out_proj
-        u, gate = jnp.split(self.in_proj(x), 2)
-        window = jnp.concatenate([window[1:], u[None]])
-        conv = jnp.sum(self.conv_weight * window, axis=0) + self.conv_bias
-        h, y = self.core.step(h, jax.nn.silu(conv))
-        return (h, window), self.out_proj(y * jax.nn.silu(gate))
+        u, gate = self.frame.enter(x[None])
+        window = jnp.concatenate([window[1:], u])
+        h, y = self.core.step(h, jax.nn.silu(self.frame.convolve(window)[-1]))
+        return (h, window), self.frame.leave(y[None], gate)[0]
+
+
+class _Frame(eqx.Module):
+    """What the full block puts around the core: projections in and out, convolution and gate."""
+
+    in_proj: eqx.nn.Linear
+    conv_weight: Float[Array, "d_conv d_inner"]
+    conv_bias: Float[Array, "d_inner"]
+    out_proj: eqx.nn.Linear
+
+    def __init__(self, d_model: int, width: int, d_conv: int, *, key: PRNGKeyArray):
+        def sub_key(name: str) -> PRNGKeyArray:
+            return named_key(key, name)
+
+        self.in_proj = linear(d_model, 2 * width, use_bias=False, key=sub_key("in_proj"))
+        self.conv_weight = fan_in_uniform(sub_key("conv_weight"), (d_conv, width), d_conv)
+        self.conv_bias = fan_in_uniform(sub_key("conv_bias"), (width,), d_conv)
+        self.out_proj = linear(width, d_model, use_bias=False, key=sub_key("out_proj"))
+
+    def enter(
+        self, x: Float[Array, "length d_model"]
+    ) -> tuple[Float[Array, "length d_inner"], Float[Array, "length d_inner"]]:
+        """(u, g)."""
+        u, gate = jnp.split(jax.vmap(self.in_proj)(x), 2, axis=-1)
+        return u, gate
+
+    def convolve(self, u: Float[Array, "length d_inner"]) -> Float[Array, "length d_inner"]:
+        """The causal depthwise convolution."""
+        length, taps = u.shape[0], self.conv_weight.shape[0]
+        padded = jnp.pad(u, ((taps - 1, 0), (0, 0)))
+        shifted = jnp.stack([padded[i : i + length] for i in range(taps)])
+        return jnp.einsum("tld,td->ld", shifted, self.conv_weight) + self.conv_bias[None]
+
+    def leave(
+        self, y: Float[Array, "length d_inner"], gate: Float[Array, "length d_inner"]
+    ) -> Float[Array, "length d_model"]:
+        """W_out (y ⊙ SiLU(g))."""
+        return jax.vmap(self.out_proj)(y * jax.nn.silu(gate))

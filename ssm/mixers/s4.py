@@ -83,7 +83,9 @@ class S4(AbstractStreamingMixer):
         """K_l for l = 0 … length − 1."""
         log_a_bar, b, c = self.discrete()
         steps = jnp.arange(length, dtype=log_a_bar.real.dtype)[:, None, None]
-        powers = jnp.exp(jax.lax.complex(steps * log_a_bar.real[None], steps * log_a_bar.imag[None]))
+        powers = jnp.exp(
+            jax.lax.complex(steps * log_a_bar.real[None], steps * log_a_bar.imag[None])
+        )
         return 2 * jnp.einsum("ldn,dn->ld", powers, b * c).real
 
     def __call__(

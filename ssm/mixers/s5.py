@@ -58,7 +58,9 @@ class S5(AbstractStreamingMixer):
         modes = d_state // 2
         self.a_log = jnp.log(-jnp.tile(jnp.asarray(spectrum.real, jnp.float32), blocks))
         self.a_imag = jnp.tile(jnp.asarray(spectrum.imag, jnp.float32), blocks)
-        v = jnp.stack([jnp.asarray(vectors.real), jnp.asarray(vectors.imag)], -1).astype(jnp.float32)
+        v = jnp.stack([jnp.asarray(vectors.real), jnp.asarray(vectors.imag)], -1).astype(
+            jnp.float32
+        )
         b0 = jr.normal(named_key(key, "b"), (blocks, size, d_model)) / d_model**0.5
         c0 = jr.normal(named_key(key, "c"), (d_model, blocks, size)) / d_state**0.5
         sign = jnp.asarray([1.0, -1.0])  # V* is the conjugate transpose
