@@ -70,12 +70,14 @@ def permutation_of(key: PRNGKeyArray, index: UInt32[Array, "n"], size: int) -> I
             right = (right + _mix(left ^ round_keys[i + 1]) % u(b)) % u(b)
         return left * u(b) + right
 
-    def walk(x):
-        return jnp.where(x >= u(size), encrypt(x), x)
+    def walk(carry):
+        x, outside = carry
+        x = jnp.where(outside, encrypt(x), x)
+        return x, x >= u(size)
 
-    return jax.lax.while_loop(lambda x: jnp.any(x >= u(size)), walk, encrypt(index)).astype(
-        jnp.int32
-    )
+    start = (index, jnp.ones(index.shape, bool))
+    x, _ = jax.lax.while_loop(lambda carry: jnp.any(carry[1]), walk, start)
+    return x.astype(jnp.int32)
 
 
 def _mix(x: UInt32[Array, "n"]) -> UInt32[Array, "n"]:

@@ -19,21 +19,19 @@ import jax
 import jax.random as jr
 import optax
 from beartype.door import is_bearable
+from beartype.roar import BeartypeException
 from hydra.core.config_store import ConfigStore
 from jaxtyping import PRNGKeyArray
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from experiments.errors import ConfigError
 from experiments.loggers import AbstractLogger, RunInfo
 from experiments.procedure import AbstractProcedure, MakeModel, Model
 from ssm.init import count_parameters
 from tasks.base import AbstractTask
 
 PROCEDURES = ("train", "readout")
-
-
-class ConfigError(ValueError):
-    """A configuration that cannot run; the message names key, value, and what is valid."""
 
 
 @dataclass
@@ -91,11 +89,11 @@ class Run:
     parameters: int
 
 
-def build(config: DictConfig, choices: Mapping[str, str], directory: Path) -> Run:
+def build(config: Any, choices: Mapping[str, str], directory: Path) -> Run:
     """The run a composed configuration describes.
 
     Arguments:
-        config: as composed from `configs/run.yaml`.
+        config: an OmegaConf `DictConfig`, composed from `configs/run.yaml`.
         choices: the chosen option of each group, for names ("task", "model").
         directory: of the run's results.
 
@@ -122,7 +120,7 @@ def build(config: DictConfig, choices: Mapping[str, str], directory: Path) -> Ru
             vocabulary=task.vocabulary, channels=task.channels, n_outputs=task.n_outputs, key=key
         )
 
-    model = _check_model(make_model, task, procedure)
+    model = _check_model(make_model, task, procedure, plain["model"])
     length, depth = task.length, plain["model"].get("depth", 1)
     name = f"{choices['model']}-{choices['task']}-length{length}-depth{depth}"
     info = RunInfo(
@@ -157,7 +155,9 @@ def _check_seeds(seeds: list[int]) -> tuple[int, ...]:
     return tuple(seeds)
 
 
-def _check_model(make_model: MakeModel, task: AbstractTask, procedure: AbstractProcedure) -> Any:
+def _check_model(
+    make_model: MakeModel, task: AbstractTask, procedure: AbstractProcedure, node: Mapping[str, Any]
+) -> Any:
     """The model's shapes; builds and applies it abstractly, without computing anything."""
     key = jax.eval_shape(lambda: jr.key(0))
     try:
@@ -170,10 +170,16 @@ def _check_model(make_model: MakeModel, task: AbstractTask, procedure: AbstractP
     except ConfigError:
         raise
     except (TypeError, ValueError) as error:
-        message = str(error).splitlines()[0]
-        prefix = "" if message.startswith(("model.", "train.", "procedure:")) else "model."
-        raise ConfigError(prefix + message) from error
+        raise ConfigError(_located(str(error).splitlines()[0], node)) from error
     return model
+
+
+def _located(message: str, node: Mapping[str, Any]) -> str:
+    """A message that begins with an argument's name, with the full key of that argument."""
+    name = message.split(":")[0].split(",")[0].split(" ")[0]
+    if "." in name or name == "procedure":
+        return message
+    return f"model.mixer.{message}" if name in node.get("mixer", {}) else f"model.{message}"
 
 
 def _instantiate(name: str, node: Mapping[str, Any]) -> Any:
@@ -230,19 +236,24 @@ def _check_node(path: str, node: Any) -> None:
 
 
 def _type_hints(target: Any) -> dict[str, Any]:
+    """Annotations of a target's arguments, as far as they can be resolved."""
     try:
         return typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
     except (NameError, TypeError):
-        return {}
+        annotations = {k: p.annotation for k, p in inspect.signature(target).parameters.items()}
+        return {k: a for k, a in annotations.items() if a is not inspect.Parameter.empty}
 
 
 def _fits(value: Any, hint: Any) -> bool:
     if isinstance(value, Mapping):
         return True
-    if is_bearable(value, hint):
-        return not (isinstance(value, bool) and hint in (int, float))
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    return whole and is_bearable(float(value), hint)
+    try:
+        if is_bearable(value, hint):
+            return not (isinstance(value, bool) and hint in (int, float))
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        return whole and is_bearable(float(value), hint)
+    except BeartypeException:  # an annotation that cannot be checked
+        return True
 
 
 def _describe(hint: Any) -> str:

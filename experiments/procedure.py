@@ -3,18 +3,22 @@
 import abc
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
+import jax.random as jr
 import optax
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from experiments.batches import Examples
+from experiments.errors import ConfigError
 from experiments.loggers import AbstractLogger
-from tasks.base import AbstractTask, Split
+from tasks.base import AbstractTask, Data, Split
 
 
+@runtime_checkable
 class Model(Protocol):
     """What a procedure knows of a model: an Equinox module of one example."""
 
@@ -30,10 +34,6 @@ class Model(Protocol):
 
 
 MakeModel = Callable[[PRNGKeyArray], Model]
-
-
-class NonFiniteError(RuntimeError):
-    """A loss or gradient became infinite or NaN; the message says at which step of which seeds."""
 
 
 class AbstractProcedure(abc.ABC):
@@ -63,9 +63,35 @@ class AbstractProcedure(abc.ABC):
         """
 
 
+def load(task: AbstractTask) -> Data:
+    """The task's data.
+
+    Raises:
+        ConfigError: if they cannot be made or read, a damaged file for example.
+    """
+    try:
+        return task.load()
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"task: {error}") from error
+
+
 def on_device(split: Split) -> Examples:
     """A split as device arrays, of the small types it came in."""
     return Examples(jnp.asarray(split.inputs), jnp.asarray(split.targets))
+
+
+def static_part(make_model: MakeModel) -> PyTree:
+    """What of a model is not a trainable array, without computing any array.
+
+    Raises:
+        TypeError: if the model has an array that is not trainable: it would be lost.
+    """
+    shapes = eqx.filter_eval_shape(make_model, jr.key(0))
+    arrays, static = eqx.partition(shapes, lambda x: isinstance(x, jax.ShapeDtypeStruct))
+    for leaf in jax.tree.leaves(arrays):
+        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+            raise TypeError(f"a model's arrays must be trainable, real or complex; got {leaf}")
+    return static
 
 
 def to_floats(metrics: Mapping[str, Any]) -> dict[str, float]:
@@ -73,6 +99,6 @@ def to_floats(metrics: Mapping[str, Any]) -> dict[str, float]:
     return {name: float(value) for name, value in metrics.items()}
 
 
-def metrics_of(task: AbstractTask, means: Mapping[str, jax.Array], index: int) -> dict[str, float]:
+def metrics_of(task: AbstractTask, means: Mapping[str, Any], index: int) -> dict[str, float]:
     """The task's metrics of the seed at `index`, from statistics with a leading axis of seeds."""
     return to_floats(task.metrics({name: jax.device_get(v[index]) for name, v in means.items()}))

@@ -16,7 +16,7 @@ import scipy.linalg
 
 from experiments import checkpoint
 from experiments.loggers import AbstractLogger, Record
-from experiments.procedure import AbstractProcedure, MakeModel, Model, to_floats
+from experiments.procedure import AbstractProcedure, MakeModel, Model, load, to_floats
 from ssm.init import named_key
 from tasks.base import AbstractTask
 
@@ -97,7 +97,7 @@ class LeastSquares(AbstractProcedure):
         logger: AbstractLogger,
         directory: Path,
     ) -> Mapping[str, Any]:
-        data = task.load()
+        data = load(task)
         start = time.monotonic()
         total = len(seeds) * (len(data.train.inputs) + len(data.validation.inputs))
         progress = _Progress(logger, total)

@@ -7,8 +7,8 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from experiments.config import ConfigError, build
-from experiments.procedure import NonFiniteError
+from experiments.config import build
+from experiments.errors import ConfigError, NonFiniteError
 from experiments.provenance import provenance
 from experiments.report import conclude, introduce
 

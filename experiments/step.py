@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import optax
-from jaxtyping import Array, Bool, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Int, Integer, PRNGKeyArray, PyTree
 
 from experiments.batches import Examples, batch_indices, take
 from ssm.init import named_key
@@ -99,8 +99,9 @@ def make_step(
         (loss, means), grads = jax.value_and_grad(joint_loss, has_aux=True)(
             state.params, batch, auxiliary, key
         )
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        finite = jnp.isfinite(loss) & jnp.isfinite(optax.global_norm(grads)) & ~state.failed
+        with jax.numpy_dtype_promotion("standard"):  # Optax mixes its integer count with floats
+            updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(grads)) & ~state.failed
 
         def keep(new, old):
             return jnp.where(finite, new, old)
@@ -125,7 +126,7 @@ def make_step(
 
 
 def advance(
-    step: Callable, state: TrainState, streams: Streams, seed: Int[Array, ""], n: Int[Array, ""]
+    step: Callable, state: TrainState, streams: Streams, seed: Integer[Array, ""], n: Int[Array, ""]
 ) -> tuple[TrainState, dict[str, Array]]:
     """`n` steps of one seed in one loop on the device, or fewer if a step fails.
 

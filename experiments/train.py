@@ -15,20 +15,22 @@ import optax
 
 from experiments import checkpoint
 from experiments.batches import steps_per_epoch
+from experiments.errors import ConfigError, NonFiniteError
 from experiments.evaluate import make_evaluation
 from experiments.loggers import AbstractLogger, Record
 from experiments.procedure import (
     AbstractProcedure,
     MakeModel,
     Model,
-    NonFiniteError,
+    load,
     metrics_of,
     on_device,
+    static_part,
 )
 from experiments.seeds import SeedAxis, over_seeds
 from experiments.step import Mixing, Streams, TrainState, advance, make_step
 from ssm.init import named_key
-from tasks.base import AbstractTask, Data
+from tasks.base import AbstractTask, Data, Split
 
 SECONDS_PER_DISPATCH = 0.5
 
@@ -97,7 +99,7 @@ class GradientDescent(AbstractProcedure):
         logger: AbstractLogger,
         directory: Path,
     ) -> Mapping[str, Any]:
-        data = task.load()
+        data = load(task)
         streams = self._streams(data)
         baselines = task.baselines(data)
         program = _Program(self, task, make_model, optimizer, seeds)
@@ -120,17 +122,24 @@ class GradientDescent(AbstractProcedure):
 
     def _streams(self, data: Data) -> Streams:
         """The training data on the device; the sizes of batches are checked here."""
-        steps_per_epoch(len(data.train.inputs), self.batch_size)
+        _check_batch("train.batch_size", self.batch_size, data.train)
         auxiliary = None
         if self.mixing != "none":
             if data.auxiliary is None:
-                raise ValueError(
+                raise ConfigError(
                     f"train.mixing: got {self.mixing!r}, but this task has no auxiliary stream; "
                     "expected 'none' (the word problem has one unless auxiliary_length is null)"
                 )
-            steps_per_epoch(len(data.auxiliary.inputs), self.auxiliary_batch_size)
+            _check_batch("train.auxiliary_batch_size", self.auxiliary_batch_size, data.auxiliary)
             auxiliary = on_device(data.auxiliary)
         return Streams(on_device(data.train), auxiliary, self.batch_size, self.auxiliary_batch_size)
+
+
+def _check_batch(name: str, batch_size: int, split: Split) -> None:
+    try:
+        steps_per_epoch(len(split.inputs), batch_size)
+    except ValueError as error:
+        raise ConfigError(f"{name}{str(error).removeprefix('batch_size')}") from error
 
 
 class _Program:
@@ -142,9 +151,7 @@ class _Program:
             params = eqx.filter(model, eqx.is_inexact_array)
             return TrainState(params, optimizer.init(params), jnp.int32(0), jnp.array(False))
 
-        static = eqx.filter(
-            make_model(named_key(jr.key(0), "model")), eqx.is_inexact_array, inverse=True
-        )
+        static = static_part(make_model)
         step = make_step(task, static, optimizer, procedure.mixing)
         evaluate = make_evaluation(task, static, procedure.evaluate_batch_size)
         axis = procedure.seed_axis

@@ -65,7 +65,7 @@ def gate_increment(
     dt = 1 / max(length - 1, 1)
     if gate == "path":
         return jnp.concatenate([jnp.full((1,), dt, current.dtype), current - previous])
-    t = (index * dt).astype(current.dtype)
+    t = index.astype(current.dtype) * dt
     return jnp.concatenate([t[None], current]) / length
 
 

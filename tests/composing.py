@@ -36,6 +36,7 @@ TINY_SIGNATURE = ["task=signature", "task.n_paths=120", "task.length=8"]
 TINY_TRAIN = [
     "train.steps=2",
     "train.batch_size=4",
+    "train.auxiliary_batch_size=4",
     "train.evaluate_every=1",
     "train.evaluate_batch_size=50",
 ]

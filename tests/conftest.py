@@ -3,8 +3,11 @@
 import os
 
 os.environ.setdefault("WANDB_MODE", "disabled")
+# Most of the time is compilation, of many small programs that each run once.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 import jax
+import jaxtyping
 import pytest
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -16,3 +19,12 @@ def x64():
     """Runs a test in float64, for oracles that must agree to many digits."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture
+def own_errors():
+    """The code as users have it, whose own errors come before those of the type checker."""
+    enabled = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", enabled)

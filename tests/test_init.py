@@ -17,7 +17,7 @@ def is_normal(x, deviation):
     x = np.asarray(x).ravel()
     assert abs(x.mean()) < 5 * deviation / x.size**0.5
     assert abs(x.std() / deviation - 1) < 5 / x.size**0.5
-    assert abs((x**4).mean() / deviation**4 - 3) < 0.3
+    assert abs((x**4).mean() / deviation**4 - 3) < 5 * (96 / x.size) ** 0.5
 
 
 def is_uniform(x, low, high):

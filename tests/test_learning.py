@@ -30,7 +30,7 @@ def test_training_loss_falls(model, task, tmp_path):
         "optimizer.learning_rate=0.003",
     ]
     if task == "area" and model.endswith("cde"):
-        options += ["model.bare=false", "model.mixer.solver={_target_:ssm.cde.Euler}"]
+        options += ["model.bare=false", "model.encode=true", "model.mixer.solver={_target_:ssm.cde.Euler}"]
         options += ["optimizer.learning_rate=0.001"]
     logger, _ = execute(compose_run(options, tmp_path))
     losses = [r.value for r in logger.records if (r.split, r.metric) == ("train", "loss")]

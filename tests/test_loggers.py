@@ -152,7 +152,7 @@ def show_status(logger: ProgressLogger, step: int) -> None:
 
 def test_progress_without_a_terminal_prints_few_plain_lines(tmp_path, capsys):
     now = 0.0
-    logger = ProgressLogger(metric="accuracy", interval=10.0, clock=lambda: now)
+    logger = ProgressLogger(interval=10.0, clock=lambda: now)
     logger.open(make_run(tmp_path))
     for step in range(1, 25):
         now += 1.0
@@ -168,7 +168,7 @@ def test_progress_without_a_terminal_prints_few_plain_lines(tmp_path, capsys):
 
 
 def test_each_evaluation_prints_one_line_averaged_over_seeds(tmp_path, capsys):
-    logger = ProgressLogger(metric="accuracy")
+    logger = ProgressLogger()
     logger.open(make_run(tmp_path))
     records = [make_record(5, value, seed) for seed, value in enumerate((0.25, 0.75))]
     records += [make_record(5, value, seed, "loss") for seed, value in enumerate((1.0, 2.0))]
@@ -185,7 +185,7 @@ def test_progress_on_a_terminal_is_a_bar_with_evaluations_above_it(tmp_path, wid
     console = Console(
         file=io.StringIO(), force_terminal=True, width=width, _environ={"TERM": "xterm"}
     )
-    logger = ProgressLogger(metric="accuracy", console=console)
+    logger = ProgressLogger(console=console)
     logger.open(make_run(tmp_path))
     show_status(logger, 50)
     logger.log([make_record(50, 0.625)])

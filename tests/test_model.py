@@ -45,21 +45,21 @@ def test_the_block_is_mixer_mix_activation_residual_norm(activation, norm):
     y = np.asarray(block.mixer(x)) @ np.asarray(block.mix.weight).T + np.asarray(block.mix.bias)
     y = np.asarray(x) + ACTIVATIONS[activation](y)
     expected = layer_norm(y) if norm else y
-    np.testing.assert_allclose(jax.jit(block)(x), expected, rtol=2e-4, atol=1e-5)
+    np.testing.assert_allclose(eqx.filter_jit(block)(x), expected, rtol=2e-4, atol=1e-5)
 
 
 def test_dropout_comes_before_the_mix_and_before_the_residual():
     """With dropout 0.5 the kept entries are doubled; the residual is never dropped."""
     block = Block(RNN(400, key=KEY), 400, activation="identity", norm=False, dropout=0.5, key=KEY)
     x = jr.normal(jr.key(1), (3, 400))
-    update = jax.jit(block)(x, key=jr.key(2)) - x
+    update = eqx.filter_jit(block)(x, key=jr.key(2)) - x
     dropped = jnp.mean((update == 0).astype(jnp.float32))
     assert 0.4 < dropped < 0.6
     still = eqx.nn.inference_mode(block)
-    np.testing.assert_allclose(jax.jit(still)(x), jax.jit(still)(x, key=jr.key(3)))
+    np.testing.assert_allclose(eqx.filter_jit(still)(x), eqx.filter_jit(still)(x, key=jr.key(3)))
     # The expectation over masks is the map without dropout: both masks scale by 1/(1 − p).
     keys = jr.split(jr.key(4), 2000)
-    mean = jnp.mean(jax.jit(jax.vmap(lambda k: block(x, key=k)))(keys), axis=0)
+    mean = jnp.mean(eqx.filter_jit(jax.vmap(lambda k: block(x, key=k)))(keys), axis=0)
     np.testing.assert_allclose(mean, still(x), atol=0.15)
 
 
@@ -183,7 +183,7 @@ def test_parameter_counts_at_paper_size(settings, expected):
         ({"positions": True, "d_model": 3}, "even width"),
     ],
 )
-def test_bad_settings_are_refused(settings, message):
+def test_bad_settings_are_refused(settings, message, own_errors):
     valid = {"d_model": 4, "channels": 2, "n_outputs": 1}
     with pytest.raises(ValueError, match=message):
         SequenceModel(RNN, **(valid | settings), key=KEY)

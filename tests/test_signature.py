@@ -5,7 +5,6 @@ import math
 
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -225,15 +224,6 @@ def test_linear_baseline_with_fewer_paths_than_features_is_finite():
     assert math.isfinite(task.baselines(task.load())["rmse_linear"])
 
 
-@pytest.fixture
-def no_type_checker():
-    """The classes as users have them, without the run-time type checks of the test session."""
-    enabled = jaxtyping.config.jaxtyping_disable
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", enabled)
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -264,7 +254,7 @@ def no_type_checker():
         ({"target": "antisymmetric", "length": 2}, "length must be at least 3"),
     ],
 )
-def test_bad_arguments_are_named(arguments, message, no_type_checker):
+def test_bad_arguments_are_named(arguments, message, own_errors):
     with pytest.raises((ValueError, TypeError), match=message):
         SignatureTask(**arguments)
 

@@ -12,9 +12,10 @@ from composing import TINY_A5, compose_run, execute
 
 from experiments import checkpoint
 from experiments.batches import Examples
+from experiments.errors import NonFiniteError
 from experiments.evaluate import make_evaluation
-from experiments.procedure import NonFiniteError
 from experiments.step import Streams, TrainState, advance, make_step
+from tasks.base import AbstractTask
 
 SMALL = [
     *TINY_A5,
@@ -105,10 +106,20 @@ class Scale(eqx.Module):
         return self.w * x
 
 
-class SquaredError:
+class SquaredError(AbstractTask):
     """Just enough of a task."""
 
     metric, maximise = "rmse", False
+    vocabulary, channels, n_outputs, per_position, length = None, 1, 1, False, 1
+
+    def load(self):
+        raise NotImplementedError
+
+    def metrics(self, means):
+        return {"rmse": float(means["squared_error"]) ** 0.5}
+
+    def baselines(self, data):
+        return {}
 
     def loss(self, outputs, target):
         return jnp.sum((outputs - target) ** 2)
@@ -135,7 +146,8 @@ def test_the_two_ways_of_mixing_by_hand(mixing):
     new, _ = step(state, main, auxiliary, key)
 
     def gradient(w, batch):
-        return np.mean(2 * (w * batch.inputs - batch.targets) * batch.inputs)
+        x, y = np.asarray(batch.inputs), np.asarray(batch.targets)
+        return float(np.mean(2 * (w * x - y) * x))
 
     w = 0.5
     if mixing == "joint":
@@ -168,8 +180,10 @@ def test_a_seed_that_fails_is_reported_and_the_others_go_on(tmp_path):
         [*SMALL, "seeds=[0,1]", "train.steps=40", "train.evaluate_every=20"], tmp_path
     )
 
+    make_model = run.make_model
+
     def poisoned(key):
-        model = run.make_model(key)
+        model = make_model(key)
         bad = jnp.all(jax.random.key_data(key) == jax.random.key_data(poison))
         scale = jnp.where(bad, jnp.nan, 1.0)
         return eqx.tree_at(lambda m: m.readout.weight, model, model.readout.weight * scale)
@@ -218,7 +232,7 @@ def test_evaluation_counts_every_example_once(tmp_path):
     model = run.make_model(jax.random.key(0))
     params, static = eqx.partition(model, eqx.is_inexact_array)
     predicted = np.argmax(jax.jit(jax.vmap(model))(split.inputs.astype(jnp.int32)), axis=-1)
-    right = predicted == data.targets
+    right = np.asarray(predicted) == data.targets
     for batch_size in (7, len(right), 1000):
         means = jax.jit(make_evaluation(run.task, static, batch_size))(params, split)
         metrics = run.task.metrics(jax.device_get(means))

@@ -6,7 +6,6 @@ import time
 
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import pytest
 
@@ -216,15 +215,6 @@ def test_files_of_another_length_or_group_are_refused(tmp_path):
         WordProblem("Z60", length=4, path=path).load()
 
 
-@pytest.fixture
-def no_type_checker():
-    """The classes as users have them, without the run-time type checks of the test session."""
-    enabled = jaxtyping.config.jaxtyping_disable
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", enabled)
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -255,7 +245,7 @@ def no_type_checker():
         ({"path": 3}, "path must be the name of a CSV file or None, got 3"),
     ],
 )
-def test_bad_arguments_are_named(arguments, message, no_type_checker):
+def test_bad_arguments_are_named(arguments, message, own_errors):
     with pytest.raises((ValueError, TypeError), match=message):
         WordProblem(**arguments)
 

@@ -1,5 +1,7 @@
 """The Transformer encoder layer, causal and post-norm, as PyTorch has it."""
 
+import math
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -98,6 +100,6 @@ def sinusoidal_positions(length: int, d_model: int) -> Float[Array, "length d_mo
     """
     if d_model % 2:
         raise ValueError(f"d_model: got {d_model}; sinusoidal positions need an even width")
-    frequency = jnp.exp(jnp.arange(0, d_model, 2) * (-jnp.log(10000.0) / d_model))
-    angle = jnp.arange(length)[:, None] * frequency[None, :]
+    frequency = jnp.exp(jnp.arange(0.0, d_model, 2.0) * (-math.log(10000.0) / d_model))
+    angle = jnp.arange(float(length))[:, None] * frequency[None, :]
     return jnp.stack([jnp.sin(angle), jnp.cos(angle)], axis=-1).reshape(length, d_model)

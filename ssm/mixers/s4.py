@@ -96,7 +96,7 @@ class S4(AbstractStreamingMixer):
         return convolve(kernel, x) + self.d[None] * x
 
     def init_state(self, length: int) -> Complex[Array, "d_model d_state"]:
-        return jnp.zeros(self.a_log.shape, jnp.result_type(self.a_log.dtype, jnp.complex64))
+        return jnp.zeros_like(jax.lax.complex(self.a_log, self.a_imag))
 
     def step(
         self, state: Complex[Array, "d_model d_state"], x: Float[Array, "d_model"]

@@ -64,7 +64,7 @@ class S5(AbstractStreamingMixer):
         b0 = jr.normal(named_key(key, "b"), (blocks, size, d_model)) / d_model**0.5
         c0 = jr.normal(named_key(key, "c"), (d_model, blocks, size)) / d_state**0.5
         sign = jnp.asarray([1.0, -1.0])  # V* is the conjugate transpose
-        self.b = jnp.einsum("smr,ksd->kmdr", v * sign, b0).reshape(modes, d_model, 2)
+        self.b = jnp.einsum("smr,ksd->kmdr", v * sign[None, None], b0).reshape(modes, d_model, 2)
         self.c = jnp.einsum("dks,smr->dkmr", c0, v).reshape(d_model, modes, 2)
         self.d = jr.normal(named_key(key, "d"), (d_model,))
         self.log_dt = log_uniform(named_key(key, "log_dt"), (modes,), dt_min, dt_max)
@@ -91,7 +91,7 @@ class S5(AbstractStreamingMixer):
         return 2 * (states @ c.T).real + self.d[None] * x
 
     def init_state(self, length: int) -> Complex[Array, "modes"]:
-        return jnp.zeros(self.a_log.shape, jnp.result_type(self.a_log.dtype, jnp.complex64))
+        return jnp.zeros_like(jax.lax.complex(self.a_log, self.a_imag))
 
     def step(
         self, state: Complex[Array, "modes"], x: Float[Array, "d_model"]
