@@ -28,14 +28,13 @@ def run(*overrides, cwd=ROOT, **environment):
 
 
 def test_a_run_leaves_its_record(tmp_path):
-    done = run(
-        *TINY_A5, *TINY_TRAIN, "model.d_model=4", "seeds=[0,1]", f"hydra.run.dir={tmp_path}/out"
-    )
+    """Started from another directory, which is where its results go."""
+    done = run(*TINY_A5, *TINY_TRAIN, "model.d_model=4", "seeds=[0,1]", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "quick preset" in done.stdout.splitlines()[0]
     for text in ("loss", "accuracy", "steps/s", "left", "at each position", "Results are in"):
         assert text in done.stdout
-    out = tmp_path / "out"
+    (out,) = tmp_path.glob("runs/word_problem-mamba/*")
     config = yaml.safe_load((out / "config.yaml").read_text())
     assert config["task"]["group"] == "S3"
     assert "${" not in (out / "config.yaml").read_text()
@@ -67,9 +66,3 @@ def test_errors_are_short_and_have_an_exit_code(override, code, message):
     assert done.returncode == code
     assert message in done.stderr
     assert "Traceback" not in done.stderr
-
-
-def test_it_runs_from_any_directory(tmp_path):
-    done = run(*TINY_A5, *TINY_TRAIN, "model.d_model=4", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert len(list(tmp_path.glob("runs/*/*/summary.json"))) == 1

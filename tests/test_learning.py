@@ -5,11 +5,11 @@ from composing import compose_run, execute
 
 MODELS = ["linear_cde", "diagonal_cde", "s4", "s5", "mamba", "rnn", "transformer"]
 TASKS = {
-    "a5": ["task=a5", "task.samples=30000", "task.auxiliary_length=null", "train.mixing=none"],
+    "a5": ["task=a5", "task.samples=8000", "task.auxiliary_length=null", "train.mixing=none"],
     "area": [
         "task=area",
-        "task.n_paths=3000",
-        "task.length=30",
+        "task.n_paths=1500",
+        "task.length=20",
         "procedure=train",
         "model.pooling=mean",
     ],
@@ -22,7 +22,7 @@ def test_training_loss_falls(model, task, tmp_path):
     options = [
         *TASKS[task],
         f"model={model}",
-        "model.d_model=32",
+        "model.d_model=16",
         "train.steps=200",
         "train.batch_size=32",
         "train.evaluate_every=50",
@@ -30,7 +30,11 @@ def test_training_loss_falls(model, task, tmp_path):
         "optimizer.learning_rate=0.003",
     ]
     if task == "area" and model.endswith("cde"):
-        options += ["model.bare=false", "model.encode=true", "model.mixer.solver={_target_:ssm.cde.Euler}"]
+        options += [
+            "model.bare=false",
+            "model.encode=true",
+            "model.mixer.solver={_target_:ssm.cde.Euler}",
+        ]
         options += ["optimizer.learning_rate=0.001"]
     logger, _ = execute(compose_run(options, tmp_path))
     losses = [r.value for r in logger.records if (r.split, r.metric) == ("train", "loss")]
@@ -43,8 +47,8 @@ def test_frozen_features_predict_area_better_than_zero(model, tmp_path):
     options = [
         "task=area",
         f"model={model}",
-        "task.n_paths=3000",
-        "task.length=30",
+        "task.n_paths=2000",
+        "task.length=20",
         "model.d_model=64",
     ]
     logger, summary = execute(compose_run(options, tmp_path))

@@ -1,5 +1,6 @@
 """The README's example of a new model and a new task, run as written."""
 
+import importlib
 import re
 import sys
 import types
@@ -28,7 +29,7 @@ def example(tmp_path, monkeypatch):
             module = types.ModuleType(name)
             monkeypatch.setitem(sys.modules, name, module)
             parent, _, leaf = name.rpartition(".")
-            monkeypatch.setattr(sys.modules[parent], leaf, module, raising=False)
+            monkeypatch.setattr(importlib.import_module(parent), leaf, module, raising=False)
             exec(compile(text, name, "exec"), module.__dict__)
     return tmp_path
 
@@ -42,7 +43,7 @@ def test_the_example_trains(example):
     with open_dict(config):
         del config["hydra"]
     _, summary = execute(build(config, choices, example))
-    assert summary["seeds"]["0"]["final"]["accuracy"] > 0.9
+    assert summary["seeds"]["0"]["final"]["accuracy"] > 4 * summary["baselines"]["accuracy_uniform"]
 
 
 def test_every_path_in_the_readme_exists():
