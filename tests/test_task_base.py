@@ -36,7 +36,7 @@ def metrics_of(task, outputs, targets):
 def test_the_base_is_abstract_and_every_task_final():
     with pytest.raises(TypeError, match="abstract"):
         AbstractTask()
-    for kind in AbstractTask.__subclasses__():
+    for kind in (WordProblem, SignatureTask):
         assert getattr(kind, "__final__", False)
         assert dataclasses.is_dataclass(kind)
         with pytest.raises(dataclasses.FrozenInstanceError):
