@@ -314,10 +314,13 @@ class _Loop:
 
 
 class _Pace:
-    """How many steps to dispatch at once, so that a dispatch lasts about half a second."""
+    """How many steps to dispatch at once, so that a dispatch lasts about half a second.
+
+    The first dispatch is mostly compilation: it says nothing of the rate, which is 0 until known.
+    """
 
     def __init__(self):
-        self.steps, self.rate = 1, 0.0
+        self.steps, self.rate, self.compiled = 1, 0.0, False
         self.restart()
 
     def restart(self) -> None:
@@ -329,6 +332,9 @@ class _Pace:
         now = time.monotonic()
         elapsed = max(now - self.last, 1e-6)
         self.last = now
+        if not self.compiled:
+            self.compiled = True
+            return
         self.rate = n / elapsed
         wanted = max(1, int(self.rate * SECONDS_PER_DISPATCH))
         self.steps = min(wanted, 4 * self.steps)

@@ -23,7 +23,7 @@ def integer(name: str, value: Any, minimum: int, maximum: int | None = None) -> 
 def real(name: str, value: Any, valid: str, low: float, high: float, ends: str) -> float:
     """Returns `value` as a float if it is a number between `low` and `high`.
 
-    Args:
+    Arguments:
         name: the argument's name, for the message.
         value: what was given.
         valid: what is valid, in words, for the message.

@@ -11,7 +11,7 @@ from typing import Any
 class Record:
     """One number of one seed at one step.
 
-    **Arguments:**
+    Arguments:
 
     - `step`: optimiser steps taken when the number was measured.
     - `seed`: the seed it belongs to.
@@ -33,7 +33,7 @@ class Record:
 class RunInfo:
     """Who the run is.
 
-    **Arguments:**
+    Arguments:
 
     - `directory`: the run's output directory; created if it is missing.
     - `config`: the resolved configuration as plain dicts, lists and scalars.
@@ -66,7 +66,7 @@ class AbstractLogger(abc.ABC):
     def open(self, run: RunInfo) -> None:
         """Starts a run, or continues the one that `run.directory` holds.
 
-        **Arguments:**
+        Arguments:
 
         - `run`: who the run is.
         """
@@ -75,7 +75,7 @@ class AbstractLogger(abc.ABC):
     def log(self, records: Sequence[Record]) -> None:
         """Takes numbers as they are measured.
 
-        **Arguments:**
+        Arguments:
 
         - `records`: any number of records, of any steps, seeds and splits.
         """
@@ -92,7 +92,7 @@ class AbstractLogger(abc.ABC):
     ) -> None:
         """Says how far the run has come; only a progress display cares, others ignore it.
 
-        **Arguments:**
+        Arguments:
 
         - `step`, `total_steps`: optimiser steps taken, and to take in all.
         - `steps_per_second`: the recent speed.
@@ -105,7 +105,7 @@ class AbstractLogger(abc.ABC):
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Takes the outcome of a run that succeeded; called once, before `close`.
 
-        **Arguments:**
+        Arguments:
 
         - `summary`: plain nested data. `summary["seeds"]` maps each seed, as a string, to its
             final and best metrics; other keys, such as `"versions"`, describe the whole run.

@@ -13,7 +13,7 @@ class CompositeLogger(AbstractLogger):
     An error of one logger reaches the caller at once, except in `close`, which closes all of
     them first. Put the logger whose data matters most first.
 
-    **Arguments:**
+    Arguments:
 
     - `loggers`: the loggers to forward to, in a sequence or by name; none logs nothing.
     """
@@ -40,7 +40,7 @@ class CompositeLogger(AbstractLogger):
     def close(self) -> None:
         """Closes all loggers, in order, even if some fail.
 
-        **Raises:** the last error, with the earlier ones as its context.
+        Raises: the last error, with the earlier ones as its context.
         """
         with ExitStack() as stack:
             for logger in reversed(self.loggers):

@@ -42,7 +42,7 @@ class LocalLogger(AbstractLogger):
     def log(self, records: Sequence[Record]) -> None:
         """Appends one line per record.
 
-        **Raises:** `RuntimeError` if the logger is not open.
+        Raises: `RuntimeError` if the logger is not open.
         """
         if self._file is None:
             raise RuntimeError("LocalLogger.log was called before open or after close.")
@@ -52,7 +52,7 @@ class LocalLogger(AbstractLogger):
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Writes `summary.json`.
 
-        **Raises:** `RuntimeError` if the logger was never opened.
+        Raises: `RuntimeError` if the logger was never opened.
         """
         if self._directory is None:
             raise RuntimeError("LocalLogger.finish was called before open.")
@@ -71,13 +71,13 @@ def read_metrics(directory: str | Path) -> list[Record]:
     resumed from a checkpoint may have logged some steps twice: the later value stands, at the
     place of the first.
 
-    **Arguments:**
+    Arguments:
 
     - `directory`: a run's directory.
 
-    **Returns:** the records, in the order they were logged.
+    Returns: the records, in the order they were logged.
 
-    **Raises:** `FileNotFoundError` if there is no such file; `ValueError` naming the line if
+    Raises: `FileNotFoundError` if there is no such file; `ValueError` naming the line if
     a complete line is not a record.
     """
     path = Path(directory) / METRICS

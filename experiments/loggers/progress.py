@@ -21,7 +21,7 @@ class ProgressLogger(AbstractLogger):
     step, at the last, and at most every `interval` seconds in between, with no control
     characters. Each evaluation prints one line either way, averaged over seeds.
 
-    **Arguments:**
+    Arguments:
 
     - `interval`: least seconds between two plain lines.
     - `console`: where to print; standard output if `None`. A console that is a terminal gets the

@@ -38,13 +38,13 @@ class WandbLogger(AbstractLogger):
     The ids of the runs are kept in `wandb_ids.json` in the run's directory, so that a run that is
     started again in the same directory continues them.
 
-    **Arguments:**
+    Arguments:
 
     - `project`, `entity`: where the runs go; the user's default entity if `None`.
     - `mode`: see above.
     - `dir`: the directory for wandb's own files; the run's directory if `None`.
 
-    **Raises:** `ValueError` if the mode is none of the four.
+    Raises: `ValueError` if the mode is none of the four.
     """
 
     def __init__(
