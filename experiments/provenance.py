@@ -1,5 +1,6 @@
 """Where a result comes from: versions, commit, hardware."""
 
+import os
 import platform
 import subprocess
 from importlib.metadata import version
@@ -22,6 +23,7 @@ def provenance() -> dict[str, Any]:
             "backend": device.platform,
             "kind": _cpu_name() if device.platform == "cpu" else device.device_kind,
             "count": jax.device_count(),
+            "cores": os.cpu_count(),
         },
     }
 

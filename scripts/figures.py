@@ -49,7 +49,7 @@ def quick(results: Path, output: Path) -> None:
         axes.get_xlim()[1], baseline, "two positions solved ", color="0.4", ha="right", va="bottom"
     )
     axes.set(
-        xlabel=f"seconds, compilation included (2 cores, {device})",
+        xlabel=f"seconds, compilation included ({device})",
         ylabel="validation accuracy",
         title="A5, length 3, quick presets",
         ylim=(0, 1.02),
