@@ -56,10 +56,9 @@ class AbstractProcedure(abc.ABC):
         """Does the work.
 
         Returns:
-            {"seeds": {seed: {"final": {metric: value}, …}}, "baselines": {…}, …}, plain data.
-
-        Raises:
-            NonFiniteError: after the other seeds have ended, if a seed failed.
+            {"seeds": {seed: {"final": {metric: value}, …}}, "baselines": {…}, …}, plain data. A
+            seed whose loss or gradient became infinite or NaN has "failed_at", the steps it took;
+            its last good parameters are kept, and the other seeds go on.
         """
 
 

@@ -1,5 +1,6 @@
 """What a run says on standard output: who it is, and how it ended."""
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,8 +21,12 @@ def introduce(run: Run, device: Mapping[str, Any]) -> None:
     print(f"Results:  {run.info.directory}", flush=True)
 
 
-def conclude(run: Run, summary: Mapping[str, Any]) -> None:
-    """The last lines: metrics of each seed, baselines, the published value, and what to compare."""
+def conclude(run: Run, summary: Mapping[str, Any]) -> bool:
+    """The last lines: metrics of each seed, baselines, the published value, and what to compare.
+
+    Returns:
+        Whether every seed ended well; if not, the reason is on standard error.
+    """
     metric = summary["metric"]
     print()
     for seed, result in summary["seeds"].items():
@@ -48,3 +53,12 @@ def conclude(run: Run, summary: Mapping[str, Any]) -> None:
     print(f"Training took {summary['training_seconds']:.0f} s. Results are in {run.info.directory}")
     if run.see_also is not None:
         print(f"Compare with: {run.see_also}")
+    ends = {seed: result.get("failed_at") for seed, result in summary["seeds"].items()}
+    failed = {seed: step for seed, step in ends.items() if step is not None}
+    for seed, step in failed.items():
+        print(
+            f"error: seed {seed}: loss or gradient not finite after {step:,} steps; the parameters "
+            f"before that are in {run.info.directory}/model-seed{seed}.eqx",
+            file=sys.stderr,
+        )
+    return not failed

@@ -8,7 +8,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from experiments.config import build
-from experiments.errors import ConfigError, NonFiniteError
+from experiments.errors import ConfigError
 from experiments.provenance import provenance
 from experiments.report import conclude, introduce
 
@@ -31,16 +31,11 @@ def main(config: DictConfig) -> None:
             run.logger.finish({**summary, "parameters": run.parameters, **where})
         finally:
             run.logger.close()
-        conclude(run, summary)
     except ConfigError as error:
-        sys.exit(_complain(error, code=2))
-    except NonFiniteError as error:
-        sys.exit(_complain(error, code=1))
-
-
-def _complain(error: Exception, code: int) -> int:
-    print(f"error: {error}", file=sys.stderr)
-    return code
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    if not conclude(run, summary):
+        sys.exit(1)
 
 
 if __name__ == "__main__":

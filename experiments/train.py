@@ -15,7 +15,7 @@ import optax
 
 from experiments import checkpoint
 from experiments.batches import steps_per_epoch
-from experiments.errors import ConfigError, NonFiniteError
+from experiments.errors import ConfigError
 from experiments.evaluate import make_evaluation
 from experiments.loggers import AbstractLogger, Record
 from experiments.procedure import (
@@ -110,15 +110,7 @@ class GradientDescent(AbstractProcedure):
             for index, seed in enumerate(seeds):
                 params = jax.tree.map(lambda x, i=index: x[i], loop.state.params)
                 checkpoint.save(directory / f"model-seed{seed}.eqx", params)
-        summary = loop.summary() | {"baselines": baselines}
-        failed = {seed: r.failed_at for seed, r in loop.results.items() if r.failed_at is not None}
-        if failed:
-            where = ", ".join(f"seed {seed} at step {step}" for seed, step in failed.items())
-            raise NonFiniteError(
-                f"non-finite loss or gradient: {where}; the parameters before that step are in "
-                f"{directory}/model-seed….eqx"
-            )
-        return summary
+        return loop.summary() | {"baselines": baselines}
 
     def _streams(self, data: Data) -> Streams:
         """The training data on the device; the sizes of batches are checked here."""
@@ -199,7 +191,6 @@ class _Loop:
         self.start = time.monotonic()
         self.pace = _Pace()
         self.sums: list[tuple[int, dict[str, np.ndarray]]] = []
-        self.metric_value: float | None = None
 
     def run(self) -> None:
         """Trains until every seed has ended: by its steps, its threshold, or a failure."""
@@ -218,9 +209,8 @@ class _Loop:
             if pending is not None:
                 self._report(*pending)
             step += n
-            pending = (step, n, means, self.state.failed)
-            # `failed` is donated with the state, so keep a copy of these few bytes
-            pending = (*pending[:3], jnp.copy(pending[3]))
+            # The state is donated to the next dispatch, so keep a copy of these few bytes.
+            pending = (step, n, means, jnp.copy(self.state.failed))
             if step == target:
                 self._report(*pending)
                 pending = None

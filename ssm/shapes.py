@@ -13,19 +13,3 @@
 
 There is no batch axis: every function and layer takes one example.
 """
-
-from jaxtyping import Array, Complex, Float, Int
-
-Sequence = Float[Array, "length d_model"]
-"""A sequence of features, one row a position: what a mixer takes and returns."""
-
-Vector = Float[Array, "d_model"]
-"""One position of a `Sequence`."""
-
-Tokens = Int[Array, "length"]
-"""A sequence of token indices."""
-
-Path = Float[Array, "length channels"]
-"""A path X sampled at `length` times."""
-
-__all__ = ["Array", "Complex", "Float", "Int", "Path", "Sequence", "Tokens", "Vector"]

@@ -13,10 +13,11 @@ from composing import TINY_A5, compose_run, execute
 
 from experiments import checkpoint
 from experiments.batches import Examples
-from experiments.errors import NonFiniteError
 from experiments.evaluate import make_evaluation
+from experiments.report import conclude
 from experiments.seeds import over_seeds
 from experiments.step import Streams, TrainState, advance, make_step
+from ssm.init import named_key
 from tasks.base import AbstractTask
 
 SMALL = [
@@ -183,7 +184,7 @@ def test_a_non_finite_loss_keeps_the_last_good_state():
     np.testing.assert_array_equal(ended.params.w, good.params.w)
 
 
-def test_a_seed_that_fails_is_reported_and_the_others_go_on(tmp_path):
+def test_a_seed_that_fails_is_reported_and_the_others_go_on(tmp_path, capsys):
     run = compose_run(
         [*SMALL, "seeds=[0,1]", "train.steps=40", "train.evaluate_every=20"], tmp_path
     )
@@ -196,16 +197,14 @@ def test_a_seed_that_fails_is_reported_and_the_others_go_on(tmp_path):
         scale = jnp.where(bad, jnp.nan, 1.0)
         return eqx.tree_at(lambda m: m.readout.weight, model, model.readout.weight * scale)
 
-    from ssm.init import named_key
-
     poison = named_key(jax.random.key(1), "model")
     run = dataclasses.replace(run, make_model=poisoned)
-    from experiments.loggers import MemoryLogger
-
-    logger = MemoryLogger()
-    logger.open(run.info)
-    with pytest.raises(NonFiniteError, match="seed 1 at step 0"):
-        run.procedure.run(run.task, run.make_model, run.optimizer, run.seeds, logger, tmp_path)
+    logger, summary = execute(run)
+    assert summary["seeds"]["1"]["failed_at"] == 0
+    assert summary["seeds"]["0"]["failed_at"] is None
+    assert summary["seeds"]["0"]["steps"] == 40
+    assert not conclude(run, summary)
+    assert "seed 1: loss or gradient not finite after 0 steps" in capsys.readouterr().err
     assert (40, 0) in records(logger)
     assert (20, 1) not in records(logger)
     assert (tmp_path / "model-seed1.eqx").exists()
