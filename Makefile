@@ -26,10 +26,10 @@ help:
 	@echo 'make setup             create .venv and install the locked requirements (CUDA=13 or CUDA=12 for NVIDIA GPUs,'
 	@echo '                       PYTHON=python3.12 for another Python)'
 	@echo 'make test              run the tests          make test ARGS="-k scan"'
-	@echo 'make a5                train Mamba on A5      make a5 ARGS="seed=1"'
+	@echo 'make a5                train Mamba on A5      make a5 ARGS="seeds=[1]"'
 	@echo 'make lint              ruff check, ruff format --check, mypy'
 	@echo 'make format            let ruff sort imports and format'
-	@echo 'make benchmark         time the models and scans'
+	@echo 'make benchmark         time the selective scan'
 	@echo 'make lock              write the lock files again; ARGS=--upgrade for newer versions'
 	@echo 'make clean             remove .venv, builds and caches; results stay'
 

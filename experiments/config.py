@@ -6,7 +6,9 @@ the value, and what is valid. Then it is built, and task, model and procedure ar
 all before any data is made or anything is compiled.
 """
 
+import hashlib
 import inspect
+import json
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -68,6 +70,12 @@ def _when(value: Any, wanted: Any, text: str) -> str:
     return text if value == wanted else ""
 
 
+def _part(fraction: float, steps: int) -> int:
+    """`${part:0.01,steps}` is that fraction of the steps, rounded down."""
+    return int(fraction * steps)
+
+
+OmegaConf.register_new_resolver("part", _part, replace=True)
 OmegaConf.register_new_resolver("at", _at, replace=True)
 OmegaConf.register_new_resolver("when", _when, replace=True)
 
@@ -126,7 +134,7 @@ def build(config: Any, choices: Mapping[str, str], directory: Path) -> Run:
     info = RunInfo(
         directory=directory,
         config=plain,
-        group=f"{plain['preset']}: {name}",
+        group=f"{plain['preset']}: {name} {_cell_hash(plain)}",
         name=name,
         tags=(choices["task"], choices["model"], plain["preset"]),
         seeds=seeds,
@@ -146,6 +154,12 @@ def build(config: Any, choices: Mapping[str, str], directory: Path) -> Run:
         plain["see_also"],
         count_parameters(model),
     )
+
+
+def _cell_hash(plain: Mapping[str, Any]) -> str:
+    """Eight digits that tell configurations apart, whatever their seeds and loggers."""
+    cell = {k: v for k, v in plain.items() if k not in ("seeds", "logger", "see_also", "published")}
+    return hashlib.sha256(json.dumps(cell, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def _check_seeds(seeds: list[int]) -> tuple[int, ...]:
@@ -192,7 +206,7 @@ def _instantiate(name: str, node: Mapping[str, Any]) -> Any:
         if not isinstance(cause, TypeError | ValueError | OSError):
             raise
         message = str(cause).splitlines()[0]
-        separator = "." if message.split(":")[0].split(" ")[0].isidentifier() else ": "
+        separator = "." if message.split(":")[0].split(" ")[0] in node else ": "
         raise ConfigError(f"{name}{separator}{message}") from error
 
 

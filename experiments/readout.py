@@ -1,7 +1,7 @@
 """Frozen random features with a linear readout by ordinary least squares."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, final
@@ -15,8 +15,16 @@ import optax
 import scipy.linalg
 
 from experiments import checkpoint
+from experiments.errors import ConfigError
 from experiments.loggers import AbstractLogger, Record
-from experiments.procedure import AbstractProcedure, MakeModel, Model, load, to_floats
+from experiments.procedure import (
+    AbstractProcedure,
+    MakeModel,
+    Model,
+    load,
+    static_part,
+    to_floats,
+)
 from ssm.init import named_key
 from tasks.base import AbstractTask
 
@@ -101,12 +109,13 @@ class LeastSquares(AbstractProcedure):
         start = time.monotonic()
         total = len(seeds) * (len(data.train.inputs) + len(data.validation.inputs))
         progress = _Progress(logger, total)
+        compute = self._compile(make_model, data.train.inputs)
         results: dict[str, Any] = {}
         for seed in seeds:
             model = make_model(named_key(jr.key(seed), "model"))
-            train = self._features(model, data.train.inputs, progress)
+            train = self._features(compute, model, data.train.inputs, progress)
             fit = least_squares(train, data.train.targets)
-            validation = self._features(model, data.validation.inputs, progress)
+            validation = self._features(compute, model, data.validation.inputs, progress)
             final = {}
             for split, features, targets in (
                 ("train", train, data.train.targets),
@@ -134,20 +143,42 @@ class LeastSquares(AbstractProcedure):
             "baselines": task.baselines(data),
         }
 
-    def _features(self, model: Model, inputs: np.ndarray, progress: "_Progress") -> np.ndarray:
-        """Features of every example, (examples, d) float64."""
-        params, static = eqx.partition(eqx.nn.inference_mode(model), eqx.is_array)
-        size = len(inputs)
-        width = min(self.batch_size, size)
+    def _compile(self, make_model: MakeModel, inputs: np.ndarray) -> Callable[..., jax.Array]:
+        """Features of a batch from a model's parameters; one program serves every seed.
 
-        @jax.jit
-        def compute(params, batch):
+        Raises:
+            ConfigError: if there are too few examples for the readout.
+        """
+        shapes = eqx.filter_eval_shape(make_model, jr.key(0))
+        example = jax.ShapeDtypeStruct(inputs.shape[1:], inputs.dtype)
+        d_model = eqx.filter_eval_shape(lambda m, x: m.features(x), shapes, example).shape[-1]
+        if len(inputs) <= d_model:
+            raise ConfigError(
+                f"model.d_model: got {d_model} with {len(inputs)} training examples; least squares "
+                "needs more examples than features"
+            )
+        static = eqx.nn.inference_mode(static_part(make_model))
+
+        def features(params, batch):
             return jax.vmap(eqx.combine(params, static).features)(batch)
 
+        return jax.jit(features)
+
+    def _features(
+        self,
+        compute: Callable[..., jax.Array],
+        model: Model,
+        inputs: np.ndarray,
+        progress: "_Progress",
+    ) -> np.ndarray:
+        """Features of every example, (examples, d) float64."""
+        params = eqx.filter(model, eqx.is_inexact_array)
+        size = len(inputs)
+        width = min(self.batch_size, size)
         pieces = []
         for begin in range(0, size, width):
             batch = inputs[begin : begin + width]
-            # The last batch is filled up, so that one program serves all.
+            # The last batch is filled up, so that its shape is that of the others.
             filled = np.resize(batch, (width, *batch.shape[1:]))
             pieces.append(np.asarray(compute(params, jnp.asarray(filled)))[: len(batch)])
             progress.add(len(batch))

@@ -1,20 +1,21 @@
 """What a run says on standard output: who it is, and how it ended."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments.config import Run
 from experiments.published import published
 
 
-def introduce(run: Run, device: Mapping[str, Any]) -> None:
-    """The first lines: the preset, the run, its size, and the device."""
+def introduce(run: Run, device: Mapping[str, Any], overrides: Sequence[str]) -> None:
+    """The first lines: the preset and what was overridden, the run, its size, and the device."""
+    changed = " ".join(o for o in overrides if not o.startswith("+experiment="))
     if run.preset == "quick":
         print("Settings: the quick preset (small and short; the README has its measured results).")
         print("          The paper's exact settings are +experiment=figure1/… and figure2/….")
     else:
-        print(f"Settings: {run.preset}, the paper's.")
+        print(f"Settings: {run.preset}, the paper's, with these overrides: {changed or 'none'}.")
     print(f"Run:      {run.info.name}, {len(run.seeds)} seed(s): {', '.join(map(str, run.seeds))}")
     print(f"Model:    {run.parameters:,} parameters")
     print(f"Device:   {device['count']} x {device['backend']}, {device['kind']}")
@@ -36,12 +37,13 @@ def conclude(run: Run, summary: Mapping[str, Any]) -> bool:
             line += f" (rank {result['rank']}, condition number {result['condition_number']:.3g})"
         elif result["steps_to_threshold"] is not None:
             line += f", past {summary['threshold']:g} within {result['steps']:,} steps"
-        elif result["best_step"] != result["steps"]:
+        elif result["best_step"] not in (None, result["steps"]):
             line += f", best {result[f'best_{metric}']:.4g} at step {result['best_step']:,}"
         print(line)
         positions = {k.rpartition("_")[2]: v for k, v in final.items() if "_at_" in k}
         if positions:
             print("  at each position: " + "  ".join(f"{p}: {v:.3f}" for p, v in positions.items()))
+        if "accuracy_sequence" in final:
             print(
                 f"  last position: {final['accuracy_last']:.4f}, "
                 f"whole sequence: {final['accuracy_sequence']:.4f}"
@@ -49,7 +51,7 @@ def conclude(run: Run, summary: Mapping[str, Any]) -> bool:
     for name, value in summary["baselines"].items():
         print(f"Baseline {name}: {value:.4g}")
     if run.published is not None:
-        print(f"Published: {published(run.published)}")
+        print(f"Published, at the paper's settings: {published(run.published)}")
     print(f"Training took {summary['training_seconds']:.0f} s. Results are in {run.info.directory}")
     if run.see_also is not None:
         print(f"Compare with: {run.see_also}")

@@ -4,7 +4,9 @@ import sys
 from pathlib import Path
 
 import hydra
+import jax
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from experiments.config import build
@@ -19,10 +21,12 @@ CONFIGS = str(Path(__file__).resolve().parents[1] / "configs")
 def main(config: DictConfig) -> None:
     """Builds the run a configuration describes, and runs it."""
     settings = HydraConfig.get()
+    # Full float32 products on every backend, as in PyTorch; a GPU's default would be TF32.
+    jax.config.update("jax_default_matmul_precision", "highest")
     try:
         run = build(config, settings.runtime.choices, Path(settings.runtime.output_dir))
         where = provenance()
-        introduce(run, where["device"])
+        introduce(run, where["device"], settings.overrides.task)
         try:
             run.logger.open(run.info)
             summary = run.procedure.run(
@@ -32,10 +36,18 @@ def main(config: DictConfig) -> None:
         finally:
             run.logger.close()
     except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        _stop(f"error: {error}", 2, settings.mode)
+        return
     if not conclude(run, summary):
-        sys.exit(1)
+        _stop("error: a seed failed", 1, settings.mode)
+
+
+def _stop(message: str, code: int, mode: RunMode | None) -> None:
+    """Ends a single run with an exit code; a job of a sweep fails, and the sweep goes on."""
+    if mode == RunMode.MULTIRUN:
+        raise RuntimeError(message)
+    print(message, file=sys.stderr)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ class TrainState(eqx.Module):
         opt_state: of the optimiser.
         step: steps taken.
         failed: whether the next step gave a non-finite loss or gradient; `params` and `opt_state`
-            are then those before it.
+            are then those before it (in "alternate" mixing, those before the half that failed).
     """
 
     params: PyTree

@@ -1,5 +1,6 @@
 """Gradient training of several seeds at once: the loop."""
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -106,10 +107,11 @@ class GradientDescent(AbstractProcedure):
         loop = _Loop(self, task, program, seeds, logger, streams, on_device(data.validation))
         try:
             loop.run()
-        finally:
-            for index, seed in enumerate(seeds):
-                params = jax.tree.map(lambda x, i=index: x[i], loop.state.params)
-                checkpoint.save(directory / f"model-seed{seed}.eqx", params)
+        except BaseException:
+            with contextlib.suppress(RuntimeError):  # the state may be part of the failure
+                loop.save(directory)
+            raise
+        loop.save(directory)
         return loop.summary() | {"baselines": baselines}
 
     def _streams(self, data: Data) -> Streams:
@@ -215,6 +217,12 @@ class _Loop:
                 self._report(*pending)
                 pending = None
                 self._evaluate(step)
+
+    def save(self, directory: Path) -> None:
+        """Writes the parameters of each seed."""
+        for index, seed in enumerate(self.seeds):
+            params = jax.tree.map(lambda x, i=index: x[i], self.state.params)
+            checkpoint.save(directory / f"model-seed{seed}.eqx", params)
 
     def _report(self, step: int, n: int, means: dict[str, jax.Array], failed: jax.Array) -> None:
         """Reads one dispatch's statistics, and shows how far the run has come."""

@@ -26,11 +26,6 @@ def fan_in_uniform(key: PRNGKeyArray, shape: tuple[int, ...], fan_in: int) -> Fl
     return jr.uniform(key, shape, minval=-bound, maxval=bound)
 
 
-def xavier_normal(key: PRNGKeyArray, shape: tuple[int, int]) -> Float[Array, "rows columns"]:
-    """Entries N(0, 2/(rows + columns)) (Glorot and Bengio, 2010)."""
-    return jr.normal(key, shape) * math.sqrt(2 / sum(shape))
-
-
 def xavier_uniform(
     key: PRNGKeyArray, shape: tuple[int, int], fan_sum: int | None = None
 ) -> Float[Array, "rows columns"]:

@@ -90,7 +90,8 @@ class AbstractTask(abc.ABC):
 
     @abc.abstractmethod
     def metrics(self, means: Mapping[str, ArrayLike]) -> dict[str, float]:
-        """Returns named metrics from the averages of `statistics`; `self.metric` is among them."""
+        """Returns named metrics from the averages of `statistics`: `self.metric`, "loss", and any
+        others."""
 
     @abc.abstractmethod
     def baselines(self, data: Data) -> dict[str, float]:

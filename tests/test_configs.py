@@ -74,6 +74,10 @@ def test_every_experiment_is_the_papers(experiment, tmp_path):
         assert (config["task"]["n_paths"], config["task"]["length"]) == (100_000, 100)
         assert config["train"]["steps"] == 401 * 2500
         assert config["optimizer"]["learning_rate"] == 1e-4
+        assert (config["train"]["batch_size"], config["train"]["mixing"]) == (32, "none")
+        assert (config["model"]["dropout"], config["model"]["norm"]) == (0, False)
+        assert config["model"]["mixer"].get("d_state", 256) == 256
+        assert config["model"]["pooling"] == ("last" if "linear" in experiment else "mean")
     else:
         model = experiment.partition("/")[2]
         rates = {"rnn": 1e-4, "s4": 1e-4, "transformer": 2e-4, "mamba": 3e-4, "linear_cde": 2e-4}
@@ -81,7 +85,38 @@ def test_every_experiment_is_the_papers(experiment, tmp_path):
         assert config["optimizer"]["weight_decay"] == 0.01
         assert config["model"]["d_model"] == (256 if model == "linear_cde" else 1024)
         assert config["train"]["stop_at"] == 0.9
+        assert (config["train"]["steps"], config["train"]["evaluate_every"]) == (10**6, 10**4)
+        assert (config["model"]["dropout"], config["model"]["norm"]) == (0.1, True)
+        assert config["model"]["mixer"].get("d_state", 64) == 64
+        linear = model == "linear_cde"
+        assert config["train"]["mixing"] == ("alternate" if linear else "joint")
+        assert config["train"]["auxiliary_batch_size"] == (3 if linear else 32)
+        assert config["task"]["log_epsilon"] == (1e-10 if linear else 0)
+        assert config["model"]["activation"] == ("relu" if linear else "glu")
         assert config["task"]["auxiliary_fraction"] == (1.0 if model == "linear_cde" else 0.8)
+
+
+def test_quirks_are_on_in_the_papers_configs(tmp_path):
+    for figure in ("figure1", "figure2"):
+        mixer = compose_run([f"+experiment={figure}/s4"], tmp_path).info.config["model"]["mixer"]
+        assert mixer["softplus_dt"] is True
+    mixer = compose_run(["model=s4"], tmp_path).info.config["model"]["mixer"]
+    assert mixer["softplus_dt"] is False
+
+
+def test_groups_tell_configurations_apart_and_seeds_not(tmp_path):
+    def group(*overrides):
+        return compose_run(list(overrides), tmp_path).info.group
+
+    assert group() == group("seeds=[3,4]") == group("logger=local")
+    assert group() != group("model.activation=relu")
+    assert group("task=word_problem") != group("task=word_problem", "task.group=S4")
+
+
+def test_too_few_examples_for_a_readout_is_a_clear_error(tmp_path):
+    run = compose_run(["task=area", "model=linear_cde", "task.n_paths=200"], tmp_path)
+    with pytest.raises(ConfigError, match=r"model\.d_model: got 256 with 160 training examples"):
+        execute(run)
 
 
 def test_mambas_learning_rate_follows_its_depth(tmp_path):

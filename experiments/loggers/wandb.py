@@ -15,7 +15,6 @@ from experiments.loggers.local import METRICS, read_metrics
 MODES = ("auto", "online", "offline", "disabled")
 NEXT_MODE = {"online": "offline", "offline": "disabled"}
 MODE_OF_ENVIRONMENT = {"run": "online", "shared": "online", "dryrun": "offline"}
-MAXIMISED = frozenset({"accuracy"})
 INIT_SECONDS = 30.0
 FINISH_SECONDS = 30.0
 
@@ -183,7 +182,7 @@ class WandbLogger(AbstractLogger):
         if best := {f"{key}_best": value for (of, key), value in self._best.items() if of == seed}:
             run.summary.update(best)
         if self.mode == "online":
-            _log.info("Weights & Biases, seed %d: %s", seed, run.url)
+            print(f"Weights & Biases, seed {seed}: {run.url}", flush=True)
         return run
 
     def _attempt(self, action: Callable[[], None]) -> None:
@@ -227,7 +226,7 @@ class WandbLogger(AbstractLogger):
     def _is_best(self, record: Record) -> bool:
         if record.split == "train" or not math.isfinite(record.value):
             return False
-        sign = 1.0 if record.metric in MAXIMISED else -1.0
+        sign = 1.0 if record.metric.startswith("accuracy") else -1.0
         name = (record.seed, _key(record))
         if name in self._best and sign * record.value <= sign * self._best[name]:
             return False

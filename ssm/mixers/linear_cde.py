@@ -101,12 +101,14 @@ class LinearCDE(AbstractStreamingMixer):
     def step(
         self, state: "CDEState", x: Float[Array, "channels"]
     ) -> tuple["CDEState", Float[Array, "d_hidden"]]:
+        first = state.index == 0
+        previous = jnp.where(first, x, state.previous)
         d_omega, d_xi = (
-            gate_increment(gate, state.previous, x, state.index, state.length)
+            gate_increment(gate, previous, x, state.index, state.length)
             for gate in (self.gate_omega, self.gate_xi)
         )
         moved = self.solver.advance(self.a, self.b, state.z, d_omega, d_xi)
-        z = jnp.where(state.index == 0, self.initial_state(x), moved)
+        z = jnp.where(first, self.initial_state(x), moved)
         return CDEState(z, x, state.index + 1, state.length), z
 
 
