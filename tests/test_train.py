@@ -218,7 +218,7 @@ def test_each_seed_stops_at_its_threshold(tmp_path):
         "seeds=[0,1]",
         "train.steps=3000",
         "train.evaluate_every=100",
-        "train.stop_at=0.9",
+        "train.stop_at=0.6",
     ]
     logger, summary = execute(compose_run(options, tmp_path))
     last = logger.statuses[-1]
@@ -229,8 +229,8 @@ def test_each_seed_stops_at_its_threshold(tmp_path):
         result = summary["seeds"][str(seed)]
         values = {step: v for (step, s), v in records(logger).items() if s == seed}
         assert result["steps_to_threshold"] == max(values) == result["steps"]
-        assert values[max(values)] > 0.9
-        assert all(v <= 0.9 for step, v in values.items() if step < max(values))
+        assert values[max(values)] > 0.6
+        assert all(v <= 0.6 for step, v in values.items() if step < max(values))
         assert result["best_accuracy"] == values[max(values)] == result["final"]["accuracy"]
 
 
