@@ -47,6 +47,15 @@ def test_a_run_leaves_its_record(tmp_path):
     assert (out / "model-seed0.eqx").exists()
 
 
+def test_a_sweep_goes_on_past_a_job_that_fails(tmp_path):
+    options = ["model=rnn", "model.d_model=4", *TINY_TRAIN]
+    done = run("-m", *TINY_A5, *options, "task.length=1,4", f"hydra.sweep.dir={tmp_path}/sweep")
+    assert done.returncode != 0
+    assert "task.length" in done.stderr
+    assert not (tmp_path / "sweep/0/summary.json").exists()
+    assert (tmp_path / "sweep/1/summary.json").exists()
+
+
 def test_help_lists_tasks_models_and_experiments():
     text = run("--help").stdout
     for name in ("a5", "area", "linear_cde", "transformer", "figure1", "figure2"):
