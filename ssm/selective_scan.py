@@ -5,12 +5,12 @@
 for each of d_model channels, with d_state numbers of state a channel (Gu and Dao, 2023, §3). As a
 linear CDE: ω = ∫ Δ ds and ξ = ∫ Δ x ds, per channel.
 
-The states of a whole sequence, (length, d_model, d_state), are never stored. The channels, which do
-not interact, are visited in blocks that fit the cache; the sequence of a block is cut into chunks,
-and the backward pass keeps the state at chunk boundaries only and recomputes within a chunk. Inside
-a chunk the recurrence is an associative scan, or, on a CPU, where depth costs nothing, the same
-recurrence step by step (`scripts/benchmark.py` measures both).
+The states of a whole sequence, (length, d_model, d_state), are never stored: every form keeps the
+state at the boundaries of chunks and recomputes the rest in the backward pass. Which form is used
+is chosen here by the backend, and was chosen by measurement (docs/performance.md).
 """
+
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -18,13 +18,16 @@ from jaxtyping import Array, Float
 
 from ssm import recurrence
 from ssm.discretise import exponential_euler
+from ssm.selective_scan_blocked import blocked_scan
+from ssm.selective_scan_kernel import kernel_runs, selective_scan_kernel
 
-CHUNK = 8
-"""Steps a chunk: the states kept are length/CHUNK, those recomputed at a time CHUNK."""
+Form = Literal["blocked", "kernel", "associative"]
+"""How the scan is computed: in cache-sized blocks, for a CPU (`ssm.selective_scan_blocked`); by one
+fused GPU kernel (`ssm.selective_scan_kernel`); or as associative scans over chunks, anywhere."""
 
-CPU_BLOCK = 1024
-"""Numbers of state in a block of channels, for a sequence of several chunks on a CPU; otherwise all
-channels are one block."""
+CHUNK, LONG_CHUNK, LONG = 8, 32, 256
+"""Steps between the states that are kept, and the same for sequences longer than LONG: less memory
+there, for no more time."""
 
 
 def selective_scan_step(
@@ -67,11 +70,12 @@ def selective_scan(
     c: Float[Array, "length d_state"],
     d: Float[Array, "d_model"],
     *,
-    chunk: int = CHUNK,
-    block: int | None = None,
+    chunk: int | None = None,
     form: str | None = None,
 ) -> Float[Array, "length d_model"]:
     """y of the selective recurrence above, for one sequence.
+
+    Gradients are by reverse mode; forward mode (`jax.jvp`) needs `form="associative"`.
 
     Arguments:
         x: input.
@@ -79,62 +83,51 @@ def selective_scan(
         a: the diagonals of A, negative for a stable recurrence.
         b, c: input and output vectors, shared by the channels of a position.
         d: skip connection.
-        chunk: steps a chunk.
-        block: channels visited at a time; None chooses by the backend.
-        form: how a chunk is solved, "associative" or "sequential"; None chooses by the backend.
+        chunk: steps a chunk; None chooses by the length. The kernel has a chunk of its own.
+        form: None chooses: the kernel where it runs, blocks on a CPU, associative scans elsewhere.
 
     Returns:
         y, of the shape of x.
 
     Raises:
-        ValueError: if chunk or block is not positive, or form is neither.
+        ValueError: if chunk is not positive, form is none of the three, or it is "kernel" where the
+            kernel cannot run.
     """
-    d_model, d_state = a.shape
-    on_cpu = jax.default_backend() == "cpu"
-    if block is None:
-        long = on_cpu and x.shape[0] > chunk
-        block = max(1, min(d_model, CPU_BLOCK // d_state)) if long else d_model
+    if chunk is None:
+        chunk = LONG_CHUNK if x.shape[0] > LONG else CHUNK
+    if chunk < 1:
+        raise ValueError(f"chunk: got {chunk}; expected a positive number of steps")
+    runs = kernel_runs(x, delta, a, b, c, d)
     if form is None:
-        form = "sequential" if on_cpu else "associative"
-    if chunk < 1 or block < 1:
-        raise ValueError(f"chunk, block: got {chunk}, {block}; expected positive numbers")
-    if form not in ("associative", "sequential"):
-        raise ValueError(f"form: got {form!r}; expected 'associative' or 'sequential'")
-    blocks = -(-d_model // block)
-    if blocks == 1:
-        return _scan_in_chunks(x, delta, a, b, c, chunk, form) + d[None] * x
-
-    def split(v):  # (length, d_model) -> (blocks, length, block)
-        v = jnp.pad(v, ((0, 0), (0, blocks * block - d_model)))
-        return v.reshape(v.shape[0], blocks, block).swapaxes(0, 1)
-
-    a_blocks = jnp.pad(a, ((0, blocks * block - d_model), (0, 0))).reshape(blocks, block, d_state)
-    y = jax.lax.map(
-        lambda part: _scan_in_chunks(part[0], part[1], part[2], b, c, chunk, form),
-        (split(x), split(delta), a_blocks),
-    )
-    return y.swapaxes(0, 1).reshape(x.shape[0], blocks * block)[:, :d_model] + d[None] * x
+        on_cpu = jax.default_backend() == "cpu"
+        form = "kernel" if runs else "blocked" if on_cpu else "associative"
+    if form not in get_args(Form):
+        raise ValueError(f"form: got {form!r}; expected one of {list(get_args(Form))}")
+    if form == "kernel":
+        if not runs:
+            raise ValueError(
+                f"form: got 'kernel' for {x.dtype} on {jax.devices()[0].device_kind}; it needs "
+                "float32 and an NVIDIA GPU of compute capability 8.0 or later"
+            )
+        return selective_scan_kernel(x, delta, a, b, c, d)
+    if form == "blocked":
+        return blocked_scan(x, delta, a, b, c, chunk=chunk) + d[None] * x
+    return _scan_in_chunks(x, delta, a, b, c, chunk) + d[None] * x
 
 
-def _scan_in_chunks(x, delta, a, b, c, chunk, form):
-    """C_t · h_t for one block of channels, chunk by chunk."""
+def _scan_in_chunks(x, delta, a, b, c, chunk):
+    """C_t · h_t by an associative scan over each chunk, one chunk after the other."""
     length = x.shape[0]
-    whole = length <= chunk
-
-    def solve(a_bar, drive, h):
-        if form == "associative":
-            return recurrence.associative(a_bar, drive, h)
-        return recurrence.sequential(a_bar, drive, h, unroll=whole)
 
     def scan_chunk(h, inputs):
         x_c, delta_c, b_c, c_c = inputs
         a_bar, b_bar = exponential_euler(a[None], delta_c[:, :, None])
         drive = (b_bar * x_c[:, :, None]) * b_c[:, None, :]
-        states = solve(a_bar, drive, h)
+        states = recurrence.associative(a_bar, drive, h)
         return states[-1], jnp.einsum("ldn,ln->ld", states, c_c)
 
     h0 = jnp.zeros_like(a)
-    if whole:
+    if length <= chunk:
         return scan_chunk(h0, (x, delta, b, c))[1]
     chunks = -(-length // chunk)
 

@@ -156,7 +156,7 @@ def test_the_elman_network_is_its_equation():
     np.testing.assert_allclose(layer(jnp.asarray(x)), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_the_official_linear_cde_recurrence():
+def test_the_official_linear_cde_recurrence(x64):
     """y_i = y_{i−1} + (Σ_j A_j y_{i−1} u_i^j + B u_i)/k with u_i = (t_i, e_i): the A5 model."""
     layer = LinearCDE(4, key=jr.key(0))
     k = 5
@@ -168,7 +168,7 @@ def test_the_official_linear_cde_recurrence():
         u = np.append(i / (k - 1), e[i])
         y = y + (sum(u[j] * a[j] @ y for j in range(5)) + b @ u) / k
         expected.append(y)
-    np.testing.assert_allclose(layer(jnp.asarray(e)), expected, rtol=2e-5)
+    np.testing.assert_allclose(layer(jnp.asarray(e)), expected, rtol=1e-12)
 
 
 def test_the_convolution_of_the_full_mamba_block_is_causal_and_depthwise():

@@ -6,9 +6,10 @@ import jax.random as jr
 import numpy as np
 import pytest
 
+from ssm import selective_scan_blocked
 from ssm.selective_scan import selective_scan, selective_scan_sequential
 
-scan = jax.jit(selective_scan, static_argnames=("chunk", "block", "form"))
+scan = jax.jit(selective_scan, static_argnames=("chunk", "form"))
 oracle = jax.jit(selective_scan_sequential)
 NAMES = ("x", "delta", "a", "b", "c", "d")
 
@@ -38,10 +39,9 @@ def loop(x, delta, a, b, c, d):
 
 FORMS = [
     {},
-    {"chunk": 3, "form": "sequential"},
+    {"chunk": 3, "form": "blocked"},
     {"chunk": 3, "form": "associative"},
-    {"chunk": 4, "block": 4, "form": "sequential"},
-    {"chunk": 200, "block": 5, "form": "associative"},
+    {"chunk": 200, "form": "associative"},
 ]
 
 
@@ -98,7 +98,49 @@ def test_it_is_causal():
     assert np.all(np.any(np.asarray(gradient[:10]) != 0, axis=1))
 
 
-@pytest.mark.parametrize("bad", [{"chunk": 0}, {"block": 0}, {"form": "fast"}])
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Blocks so small that a batch of a few examples has many, in each direction, with filling."""
+    monkeypatch.setattr(selective_scan_blocked, "STEP", 24)
+    monkeypatch.setattr(selective_scan_blocked, "STATES", 3)
+    monkeypatch.setattr(selective_scan_blocked, "WHOLE", 0)
+
+
+@pytest.mark.parametrize("examples", [1, 5])
+@pytest.mark.parametrize("shared", ["abcd", "ad", ""])
+def test_a_batch_in_many_blocks(x64, small_blocks, examples, shared):
+    """Batches, whatever the examples share: values and all gradients."""
+    keys = jr.split(jr.key(1), examples)
+    arguments = make(7, d_model=4, d_state=7)
+    axes = [None if name in shared else 0 for name in "xlabcd"]
+    batch = [
+        v
+        if axis is None
+        else jnp.stack([v * (1 + 0.1 * jr.uniform(k, v.shape, jnp.float64)) for k in keys])
+        for v, axis in zip(arguments, axes, strict=True)
+    ]
+
+    def value_and_gradients(function):
+        def loss(*args):
+            y = jax.vmap(function, in_axes=axes)(*args)
+            return jnp.sum(jnp.sin(y)), y
+
+        return jax.jit(jax.value_and_grad(loss, argnums=tuple(range(6)), has_aux=True))(*batch)
+
+    got = value_and_gradients(lambda *args: selective_scan(*args, chunk=2, form="blocked"))
+    want = value_and_gradients(selective_scan_sequential)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11)
+
+
+def test_the_kernel_is_refused_where_it_cannot_run():
+    with pytest.raises(ValueError, match="form: got 'kernel'"):
+        selective_scan(
+            *make(3, dtype=jnp.float64 if jax.config.jax_enable_x64 else jnp.float32), form="kernel"
+        )
+
+
+@pytest.mark.parametrize("bad", [{"chunk": 0}, {"form": "fast"}])
 def test_bad_choices_are_refused(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):
         selective_scan(*make(3, dtype=jnp.float32), **bad)
