@@ -17,14 +17,14 @@ A `vmap` over examples that share A is one call on the batch, not a batch of cal
 make up a block is chosen here.
 """
 
-from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.custom_batching import custom_vmap
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
+
+from ssm.batching import batch_aware
 
 STEP = 16_384
 """Numbers of state that a step works on."""
@@ -138,7 +138,7 @@ def _forward_block(unroll, a, x, delta, b, c):
 
 
 def _backward_block(unroll, a, x, delta, b, c, before, dy):
-    """The derivatives (∂A, (∂x, ∂Δ, ∂B, ∂C)) of one block of states; ∂A for each example."""
+    """The derivatives (∂A, (∂x, ∂Δ, ∂B, ∂C)) of one block of states."""
 
     def chunk(carry, inputs):
         g, da = carry
@@ -154,32 +154,17 @@ def _backward_block(unroll, a, x, delta, b, c, before, dy):
         g, all_g = jax.lax.scan(adjoint, g, (decay, c_c, dy_c), reverse=True, unroll=unroll)
         p = all_g * jnp.concatenate([h0[None], h[:-1]]) * decay
         along_b = jnp.einsum("...nd,...n->...d", all_g, b_c)
-        return (g, da + jnp.sum(p * _over_states(delta_c), axis=0)), (
+        rate = jnp.sum(p * _over_states(delta_c), axis=tuple(range(p.ndim - 2)))
+        return (g, da + rate), (
             delta_c * along_b,
             jnp.sum(p * _over_leading(a, x_c), axis=-2) + x_c * along_b,
             jnp.einsum("...nd,...d->...n", all_g, delta_c * x_c),
             jnp.einsum("...nd,...d->...n", h, dy_c),
         )
 
-    zero = jnp.zeros_like(before[0])
-    (_, da), others = jax.lax.scan(chunk, (zero, zero), (x, delta, b, c, before, dy), reverse=True)
+    start = (jnp.zeros_like(before[0]), jnp.zeros_like(a))
+    (_, da), others = jax.lax.scan(chunk, start, (x, delta, b, c, before, dy), reverse=True)
     return da, others
-
-
-def _join_states(h: Array, plan: _Plan, d_state: int) -> Array:
-    """(blocks, chunks, *examples, states, d_model) → (examples, chunks, d_state, d_model).
-
-    The second form says nothing of the plan: it is the same for one example and for a batch.
-    """
-    h = h[:, :, None] if plan.examples == 1 else h
-    h = jnp.moveaxis(h, (2, 1), (0, 1))
-    return h.reshape(*h.shape[:2], -1, h.shape[-1])[:, :, :d_state]
-
-
-def _split_states(h: Array, plan: _Plan) -> Array:
-    """The inverse of `_join_states`."""
-    h = jnp.moveaxis(_split(h, 2, plan.blocks, plan.states), (0, 1), (2, 1))
-    return h[:, :, 0] if plan.examples == 1 else h
 
 
 def _blocks_of_a(a: Array, plan: _Plan) -> Array:
@@ -203,85 +188,63 @@ def _forward(chunk, a, x, delta, b, c):
 
         blocks = (a_blocks, _state_blocks(b, plan), _state_blocks(c, plan))
         y, before = jax.lax.scan(block, jnp.zeros_like(x), blocks)
-        return _time_last(y, plan, length), _join_states(before, plan, a.shape[1])
+        return _time_last(y, plan, length), before
 
     groups = tuple(_split(v, 0, plan.groups, plan.examples) for v in (x, delta, b, c))
     y, before = jax.lax.map(group, groups)
-    return tuple(v.reshape(-1, *v.shape[2:])[:batch] for v in (y, before))
+    return y.reshape(-1, length, d_model)[:batch], before
 
 
 def _backward(chunk, a, x, delta, b, c, before, dy):
-    """The derivatives with respect to a (for each example), x, Δ, b and c."""
+    """The derivatives with respect to a, x, Δ, b and c, of a batch."""
     batch, length, d_model = x.shape
     d_state = a.shape[1]
     plan = _plan(chunk, batch, length, d_model, d_state)
     a_blocks = _blocks_of_a(a, plan)
 
-    def group(inputs):
+    def group(da, inputs):
         x, delta, b, c, dy = (_time_first(v, plan) for v in inputs[:-1])
-        before = _split_states(inputs[-1], plan)
 
         def block(carry, inputs):
-            a, b, c, before = inputs
-            da, (dx, d_delta, db, dc) = _backward_block(plan.unroll, a, x, delta, b, c, before, dy)
+            da, (dx, d_delta, db, dc) = _backward_block(
+                plan.unroll, *inputs[:1], x, delta, *inputs[1:], dy
+            )
             return (carry[0] + dx, carry[1] + d_delta), (da, db, dc)
 
-        blocks = (a_blocks, _state_blocks(b, plan), _state_blocks(c, plan), before)
+        blocks = (a_blocks, _state_blocks(b, plan), _state_blocks(c, plan), inputs[-1])
         zero = jnp.zeros_like(x)
-        (dx, d_delta), (da, db, dc) = jax.lax.scan(block, (zero, zero), blocks)
-        return (
-            jnp.swapaxes(_join_states(da[:, None], plan, d_state)[:, 0], 1, 2),
+        (dx, d_delta), (da_group, db, dc) = jax.lax.scan(block, (zero, zero), blocks)
+        return da + da_group, (
             _time_last(dx, plan, length),
             _time_last(d_delta, plan, length),
             _time_last(_join_state_blocks(db, d_state), plan, length),
             _time_last(_join_state_blocks(dc, d_state), plan, length),
         )
 
-    groups = tuple(_split(v, 0, plan.groups, plan.examples) for v in (x, delta, b, c, dy, before))
-    return tuple(v.reshape(-1, *v.shape[2:])[:batch] for v in jax.lax.map(group, groups))
-
-
-def _of_one_example(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
-    """A function (a, *example) of one example, from one of a batch of examples that share a."""
-
-    def alone(a, *example):
-        return jax.tree.map(lambda v: v[0], function(a, *(v[None] for v in example)))
-
-    call = custom_vmap(alone)
-
-    @call.def_vmap
-    def _(size, batched, a, *examples):
-        if batched[0]:  # each with an A of its own: no sharing to gain from
-            axes = [0 if is_batched else None for is_batched in batched]
-            out = jax.vmap(alone, in_axes=axes)(a, *examples)
-        else:
-            out = function(
-                a,
-                *(
-                    v if is_batched else jnp.broadcast_to(v, (size, *v.shape))
-                    for v, is_batched in zip(examples, batched[1:], strict=True)
-                ),
-            )
-        return out, jax.tree.map(lambda _: True, out)
-
-    return call
+    groups = tuple(_split(v, 0, plan.groups, plan.examples) for v in (x, delta, b, c, dy))
+    da, others = jax.lax.scan(group, jnp.zeros_like(a_blocks), (*groups, before))
+    da = da.reshape(-1, d_model)[:d_state].T
+    return da, *(v.reshape(-1, *v.shape[2:])[:batch] for v in others)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _scan(chunk, a, x, delta, b, c):
-    return _of_one_example(partial(_forward, chunk))(a, x, delta, b, c)[0]
+def _batch_scan(chunk, a, x, delta, b, c):
+    return _forward(chunk, a, x, delta, b, c)[0]
 
 
-def _scan_fwd(chunk, a, x, delta, b, c):
-    y, before = _of_one_example(partial(_forward, chunk))(a, x, delta, b, c)
+def _batch_scan_fwd(chunk, a, x, delta, b, c):
+    y, before = _forward(chunk, a, x, delta, b, c)
     return y, (a, x, delta, b, c, before)
 
 
-def _scan_bwd(chunk, kept, dy):
-    return _of_one_example(partial(_backward, chunk))(*kept, dy)
+def _batch_scan_bwd(chunk, kept, dy):
+    return _backward(chunk, *kept, dy)
 
 
-_scan.defvjp(_scan_fwd, _scan_bwd)
+_batch_scan.defvjp(_batch_scan_fwd, _batch_scan_bwd)
+
+
+_scan = batch_aware(_batch_scan, static=1, shared=1)
 
 
 def blocked_scan(
