@@ -33,7 +33,7 @@ from experiments.step import Mixing, Streams, TrainState, advance, make_step
 from ssm.init import named_key
 from tasks.base import AbstractTask, Data, Split
 
-SECONDS_PER_DISPATCH = 0.5
+SECONDS_PER_DISPATCH = 1.0
 
 
 @final
@@ -312,7 +312,7 @@ class _Loop:
 
 
 class _Pace:
-    """How many steps to dispatch at once, so that a dispatch lasts about half a second.
+    """How many steps to dispatch at once, so that a dispatch lasts about a second.
 
     The first dispatch is mostly compilation: it says nothing of the rate, which is 0 until known.
     """

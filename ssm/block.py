@@ -7,10 +7,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from ssm.init import linear, named_key
-from ssm.mixers.base import AbstractMixer
+from ssm.mixers.base import AbstractMixer, AbstractTokenMixer
 
 Activation = Literal["glu", "relu", "gelu", "identity"]
 
@@ -85,13 +85,28 @@ class Block(eqx.Module):
         self.activation = activation
 
     def __call__(
-        self, x: Float[Array, "length d_input"], *, key: PRNGKeyArray | None = None
+        self,
+        x: Float[Array, "length d_input"],
+        *,
+        key: PRNGKeyArray | None = None,
+        table: Float[Array, "vocabulary d_input"] | None = None,
+        tokens: Int[Array, "length"] | None = None,
     ) -> Float[Array, "length d_model"]:
-        """The block applied to one sequence; `key` is for dropout."""
-        if self.mix is None:
-            return self.mixer(x, key=key)
+        """The block applied to one sequence.
+
+        Arguments:
+            x: the sequence.
+            key: for dropout.
+            table, tokens: if x is table[tokens], a mixer may be told so.
+        """
         k1, k2, k3 = (None,) * 3 if key is None else jr.split(key, 3)
-        y = self.dropout(self.mixer(x, key=k1), key=k2)
+        if table is not None and tokens is not None and isinstance(self.mixer, AbstractTokenMixer):
+            y = self.mixer.of_tokens(table, tokens)
+        else:
+            y = self.mixer(x, key=key if self.mix is None else k1)
+        if self.mix is None:
+            return y
+        y = self.dropout(y, key=k2)
         y = ACTIVATIONS[self.activation](jax.vmap(self.mix)(y))
         y = x + self.dropout(y, key=k3)
         return y if self.norm is None else jax.vmap(self.norm)(y)

@@ -135,8 +135,12 @@ class SequenceModel(eqx.Module):
         h = x if self.encoder is None else jax.vmap(self.encoder)(x)
         if self.positions:
             h = self.dropout(h + sinusoidal_positions(*h.shape).astype(h.dtype), key=k_positions)
+        embedded: dict[str, Array] = {}
+        if isinstance(self.encoder, eqx.nn.Embedding) and not self.positions:
+            embedded = {"table": self.encoder.weight, "tokens": x}
         for block, k in zip(self.blocks, keys, strict=True):
-            h = block(h, key=k)
+            h = block(h, key=k, **embedded)
+            embedded = {}
         if self.pooling == "mean":
             return jnp.mean(h, axis=0)
         return h[-1] if self.pooling == "last" else h

@@ -1,9 +1,10 @@
-"""The two abstract mixers: a map of sequences, and one that can also read them as they come."""
+"""The abstract mixers: a map of sequences; one that can also read them as they come; and one that
+gains from knowing that its input is an embedding of tokens."""
 
 import abc
 
 import equinox as eqx
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 
 class AbstractMixer(eqx.Module):
@@ -44,3 +45,13 @@ class AbstractStreamingMixer(AbstractMixer):
         self, state: PyTree, x: Float[Array, "d_input"]
     ) -> tuple[PyTree, Float[Array, "d_model"]]:
         """The next state and output, given the next position of the input."""
+
+
+class AbstractTokenMixer(AbstractMixer):
+    """A mixer that can use that its input has few different values."""
+
+    @abc.abstractmethod
+    def of_tokens(
+        self, table: Float[Array, "vocabulary d_input"], tokens: Int[Array, "length"]
+    ) -> Float[Array, "length d_model"]:
+        """What `__call__` gives for the embedded sequence, table[tokens]."""

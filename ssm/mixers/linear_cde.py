@@ -8,12 +8,13 @@ import jax.random as jr
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from ssm.cde import AbstractSolver, Euler
-from ssm.control import GateName, check_gate, gate_increment, gate_increments
+from ssm.control import GateName, check_gate, gate_increment, gate_increments, sample_times
 from ssm.init import named_key
-from ssm.mixers.base import AbstractStreamingMixer
+from ssm.mixers.base import AbstractStreamingMixer, AbstractTokenMixer
+from ssm.token_cde import euler_of_tokens
 
 
-class LinearCDE(AbstractStreamingMixer):
+class LinearCDE(AbstractStreamingMixer, AbstractTokenMixer):
     """Z solving dZ = Σ_i A_i Z dω^i + B dξ from Z_0 = W X_0 + b, at every sample of X.
 
     Each gate ω, ξ is (t, X) or ∫ (s, X) ds, see `ssm.control`. Initial entries are those of the
@@ -89,6 +90,20 @@ class LinearCDE(AbstractStreamingMixer):
         d_omega = gate_increments(self.gate_omega, x)
         d_xi = d_omega if self.gate_xi == self.gate_omega else gate_increments(self.gate_xi, x)
         states = self.solver.solve(self.a, self.b, z0, d_omega, d_xi)
+        return jnp.concatenate([z0[None], states])
+
+    def of_tokens(
+        self, table: Float[Array, "vocabulary channels"], tokens: Int[Array, "length"]
+    ) -> Float[Array, "length d_hidden"]:
+        """As `__call__`. Euler's scheme for dense matrices and `integral` gates needs only one
+        transition matrix an entry of the vocabulary, see `ssm.token_cde`."""
+        few_matrices = self.a.ndim == 3 and self.gate_omega == self.gate_xi == "integral"
+        if not few_matrices or self.solver != Euler():
+            return self(table[tokens])
+        length = len(tokens)
+        z0 = self.initial_state(table[tokens[0]])
+        times = sample_times(length, table.dtype)[1:]
+        states = euler_of_tokens(self.a, self.b, z0, table, tokens[1:], times, 1 / length)
         return jnp.concatenate([z0[None], states])
 
     def init_state(self, length: int) -> "CDEState":

@@ -1,0 +1,73 @@
+"""The linear CDE of tokens, one matrix an entry of the vocabulary, against that of values."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+
+from ssm import token_cde
+from ssm.cde import Euler, ExactFlow
+from ssm.mixers import LinearCDE
+from ssm.model import SequenceModel
+
+VOCABULARY, CHANNELS, D_HIDDEN = 7, 3, 4
+
+
+@pytest.fixture(params=[2, 32], ids=["filled up", "as is"])
+def rows(request, monkeypatch):
+    monkeypatch.setattr(token_cde, "ROWS", request.param)
+
+
+def mixer(**options):
+    return LinearCDE(D_HIDDEN, channels=CHANNELS, key=jr.key(0), **options)
+
+
+# 1 or 2 sequences have fewer steps than there are entries, 5 have more.
+@pytest.mark.parametrize(("batch", "length"), [(1, 4), (5, 6), (2, 1)])
+def test_values_and_gradients_of_a_batch(x64, rows, batch, length):
+    table = jr.normal(jr.key(1), (VOCABULARY, CHANNELS))
+    tokens = jr.randint(jr.key(2), (batch, length), 0, VOCABULARY)
+    weights = jr.normal(jr.key(3), (batch, length, D_HIDDEN))
+
+    def value_and_gradients(function):
+        def loss(layer, table):
+            return jnp.sum(weights * jax.vmap(lambda w: function(layer, table, w))(tokens))
+
+        return eqx.filter_jit(jax.value_and_grad(loss, argnums=(0, 1)))(mixer(), table)
+
+    got = value_and_gradients(lambda layer, table, w: layer.of_tokens(table, w))
+    want = value_and_gradients(lambda layer, table, w: layer(table[w]))
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"structure": "diagonal"},
+        {"gate_omega": "path"},
+        {"solver": Euler(form="associative")},
+        {"solver": ExactFlow()},
+    ],
+    ids=str,
+)
+def test_other_equations_are_solved_as_ever(options):
+    table, tokens = jr.normal(jr.key(1), (VOCABULARY, CHANNELS)), jnp.array([3, 0, 3])
+    layer = mixer(**options)
+    np.testing.assert_array_equal(layer.of_tokens(table, tokens), layer(table[tokens]))
+
+
+def test_a_model_of_tokens_uses_it(x64):
+    """Of two blocks the first reads tokens; the model gives what its blocks give for values."""
+    model = SequenceModel(
+        LinearCDE, d_model=D_HIDDEN, depth=2, vocabulary=VOCABULARY, n_outputs=5, key=jr.key(0)
+    )
+    tokens = jnp.array([1, 6, 2, 2])
+    h = jax.vmap(model.encoder)(tokens)
+    for block in model.blocks:
+        h = block(h)
+    np.testing.assert_allclose(model.features(tokens), h, rtol=1e-12)
+    names = {e.primitive.name for e in jax.make_jaxpr(model.features)(tokens).eqns}
+    assert "batch_aware_of_batch" in names
