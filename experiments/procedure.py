@@ -9,6 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 import optax
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
@@ -30,6 +31,12 @@ class Model(Protocol):
 
     def features(self, x: Array, *, key: PRNGKeyArray | None = None) -> Array:
         """What the readout sees."""
+        ...
+
+    def features_of_many(
+        self, x: np.ndarray, done: Callable[[int], None] = ...
+    ) -> np.ndarray | None:
+        """`features` of many examples at once, if the model has a faster way to them."""
         ...
 
 

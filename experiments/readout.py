@@ -172,8 +172,12 @@ class LeastSquares(AbstractProcedure):
         progress: "_Progress",
     ) -> np.ndarray:
         """Features of every example, (examples, d) float64."""
+        size, before = len(inputs), progress.done
+        many = model.features_of_many(inputs, lambda n: progress.set(before + n))
+        if many is not None:
+            progress.set(before + size)
+            return many.astype(np.float64)
         params = eqx.filter(model, eqx.is_inexact_array)
-        size = len(inputs)
         width = min(self.batch_size, size)
         pieces = []
         for begin in range(0, size, width):
@@ -181,7 +185,7 @@ class LeastSquares(AbstractProcedure):
             # The last batch is filled up, so that its shape is that of the others.
             filled = np.resize(batch, (width, *batch.shape[1:]))
             pieces.append(np.asarray(compute(params, jnp.asarray(filled)))[: len(batch)])
-            progress.add(len(batch))
+            progress.set(before + begin + len(batch))
         return np.concatenate(pieces).astype(np.float64)
 
 
@@ -192,8 +196,8 @@ class _Progress:
         self.logger, self.total, self.done = logger, total, 0
         self.start = time.monotonic()
 
-    def add(self, n: int) -> None:
-        """Notes `n` more examples."""
-        self.done += n
+    def set(self, done: int) -> None:
+        """Notes how many examples are done."""
+        self.done = done
         rate = self.done / (time.monotonic() - self.start)
         self.logger.status(step=self.done, total_steps=self.total, steps_per_second=rate)

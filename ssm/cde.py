@@ -207,18 +207,39 @@ class ExactFlow(AbstractSolver):
             return jnp.exp(m) * z + _phi1(m) * (b @ d_xi)
         return self._checked(*self._flow(a, b, z, d_omega, d_xi))
 
+    def propagator(
+        self,
+        a: Matrices,
+        b: Drive,
+        d_omega: Float[Array, "omega"],
+        d_xi: Float[Array, "xi"],
+    ) -> tuple[Float[Array, "d_hidden d_hidden"], Float[Array, "d_hidden"]]:
+        """exp(M) and φ₁(M) B Δξ for dense A: the map Z ↦ exp(M) Z + φ₁(M) B Δξ as numbers.
+
+        The flow of the columns of the identity, without drive, and that of zero with it.
+        """
+        d_hidden = a.shape[-1]
+        m = generator(a, d_omega)
+        start = jnp.eye(d_hidden, d_hidden + 1, dtype=a.dtype)
+        c = jnp.zeros_like(start).at[:, -1].set(b @ d_xi)
+        both = self._checked(*self._series(lambda v: m @ v, start, c))
+        return both[:, :-1], both[:, -1]
+
     def _flow(self, a, b, z, d_omega, d_xi):
         """The state after one interval, and the relative size of the last term of the series."""
-        part = d_omega / self.substeps
-        c = b @ d_xi / self.substeps
+        return self._series(lambda v: apply_generator(a, d_omega, v), z, b @ d_xi)
+
+    def _series(self, apply, z, c):
+        """exp(M) z + φ₁(M) c by `substeps` series, M being `apply`."""
+        c = c / self.substeps
         order = self.order or (10 if z.dtype == jnp.float32 else 20)
 
-        def apply(v):
-            return apply_generator(a, part, v)
+        def apply_part(v):
+            return apply(v) / self.substeps
 
         def substep(_, carry):
             z, worst = carry
-            z, last = _taylor(apply, z, c, order)
+            z, last = _taylor(apply_part, z, c, order)
             size = jnp.max(jnp.abs(last)) / (jnp.max(jnp.abs(z)) + jnp.finfo(z.dtype).tiny)
             return z, jnp.maximum(worst, jax.lax.stop_gradient(size))
 

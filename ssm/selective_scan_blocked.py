@@ -206,9 +206,8 @@ def _backward(chunk, a, x, delta, b, c, before, dy):
         x, delta, b, c, dy = (_time_first(v, plan) for v in inputs[:-1])
 
         def block(carry, inputs):
-            da, (dx, d_delta, db, dc) = _backward_block(
-                plan.unroll, *inputs[:1], x, delta, *inputs[1:], dy
-            )
+            a, b, c, before = inputs
+            da, (dx, d_delta, db, dc) = _backward_block(plan.unroll, a, x, delta, b, c, before, dy)
             return (carry[0] + dx, carry[1] + d_delta), (da, db, dc)
 
         blocks = (a_blocks, _state_blocks(b, plan), _state_blocks(c, plan), inputs[-1])
@@ -238,7 +237,8 @@ def _batch_scan_fwd(chunk, a, x, delta, b, c):
 
 
 def _batch_scan_bwd(chunk, kept, dy):
-    return _backward(chunk, *kept, dy)
+    a, x, delta, b, c, before = kept
+    return _backward(chunk, a, x, delta, b, c, before, dy)
 
 
 _batch_scan.defvjp(_batch_scan_fwd, _batch_scan_bwd)

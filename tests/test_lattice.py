@@ -1,0 +1,95 @@
+"""The exact flow on a lattice against that of each path by itself, and finding the lattice."""
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from ssm import lattice
+from ssm.cde import Euler, ExactFlow
+from ssm.lattice import distinct_steps
+from ssm.mixers import LinearCDE
+from ssm.model import SequenceModel
+
+
+def walks(paths, length, channels, scale=1.0, seed=0):
+    steps = np.random.default_rng(seed).integers(-1, 2, (paths, length, channels))
+    return (np.cumsum(steps, axis=1) / scale).astype(np.float32)
+
+
+def test_steps_are_found_through_rounding():
+    x = walks(200, 50, 2, scale=37.0)
+    assert len(np.unique(np.diff(x, axis=1))) > 3  # rounded, so not equal to the last bit
+    steps = distinct_steps(x, most=9)
+    assert sorted(map(tuple, np.round(steps.values * 37))) == [
+        (i, j) for i in (-1, 0, 1) for j in (-1, 0, 1)
+    ]
+    error = np.abs(steps.values[steps.which] - np.diff(x, axis=1))
+    assert error.max() < 1e-6
+    assert distinct_steps(x, most=8) is None
+
+
+@given(arrays(np.int8, (4, 5, 2), elements=st.integers(-3, 3)))
+def test_steps_are_the_increments(x):
+    x = x.astype(np.float32)
+    steps = distinct_steps(x, most=100)
+    np.testing.assert_allclose(steps.values[steps.which], np.diff(x, axis=1), atol=1e-6)
+    assert len(np.unique(steps.values, axis=0)) == len(steps.values)
+
+
+def test_paths_off_any_lattice_and_paths_of_a_point_have_no_steps():
+    x = np.random.default_rng(0).normal(size=(100, 20, 2)).astype(np.float32)
+    assert distinct_steps(x, most=500) is None
+    assert distinct_steps(x[:, :1], most=500) is None
+
+
+def model(**mixer):
+    options = {"gate_omega": "path", "gate_xi": "path", "solver": ExactFlow()} | mixer
+
+    def make(d_model, *, channels, key):
+        return LinearCDE(d_model, channels=channels, key=key, **options)
+
+    return SequenceModel(
+        make,
+        d_model=6,
+        activation="identity",
+        norm=False,
+        pooling="last",
+        encode=False,
+        bare=True,
+        channels=2,
+        n_outputs=1,
+        key=jr.key(0),
+    )
+
+
+@pytest.mark.parametrize("tile", [4, 128])
+def test_features_of_many_are_the_features_of_each(monkeypatch, x64, tile):
+    monkeypatch.setattr(lattice, "TILE", tile)
+    x = walks(37, 30, 2, scale=30.0).astype(np.float64)
+    done = []
+    net = model()
+    got = net.features_of_many(x, done.append)
+    want = jax.jit(jax.vmap(net.features))(jnp.asarray(x))
+    np.testing.assert_allclose(got, want, rtol=1e-10, atol=1e-10)
+    assert done == sorted(done)
+    assert done[-1] == 37
+
+
+def test_a_series_that_has_not_converged_is_an_error():
+    x = 1000 * walks(37, 30, 2)
+    with pytest.raises(Exception, match="substeps"):
+        model().features_of_many(x)
+
+
+@pytest.mark.parametrize(
+    "mixer",
+    [{"solver": Euler()}, {"gate_xi": "integral"}, {"structure": "diagonal"}],
+    ids=str,
+)
+def test_other_models_have_no_faster_way(mixer):
+    assert model(**mixer).features_of_many(walks(37, 30, 2, scale=30.0)) is None
