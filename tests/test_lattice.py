@@ -16,9 +16,9 @@ from ssm.mixers import LinearCDE
 from ssm.model import SequenceModel
 
 
-def walks(paths, length, channels, scale=1.0, seed=0):
-    steps = np.random.default_rng(seed).integers(-1, 2, (paths, length, channels))
-    return (np.cumsum(steps, axis=1) / scale).astype(np.float32)
+def walks(paths, length, channels, scale=1.0, dtype=np.float32):
+    steps = np.random.default_rng(0).integers(-1, 2, (paths, length, channels))
+    return (np.cumsum(steps, axis=1) / scale).astype(dtype)
 
 
 def test_steps_are_found_through_rounding():
@@ -70,7 +70,7 @@ def model(**mixer):
 @pytest.mark.parametrize("tile", [4, 128])
 def test_features_of_many_are_the_features_of_each(monkeypatch, x64, tile):
     monkeypatch.setattr(lattice, "TILE", tile)
-    x = walks(37, 30, 2, scale=30.0).astype(np.float64)
+    x = walks(37, 30, 2, scale=30.0, dtype=np.float64)
     done = []
     net = model()
     got = net.features_of_many(x, done.append)
