@@ -9,6 +9,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from experiments.cache import use_compilation_cache
 from experiments.config import build
 from experiments.errors import ConfigError
 from experiments.provenance import provenance
@@ -23,6 +24,7 @@ def main(config: DictConfig) -> None:
     settings = HydraConfig.get()
     # Full float32 products on every backend, as in PyTorch; a GPU's default would be TF32.
     jax.config.update("jax_default_matmul_precision", "highest")
+    use_compilation_cache()
     try:
         run = build(config, settings.runtime.choices, Path(settings.runtime.output_dir))
         where = provenance()

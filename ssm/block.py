@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from ssm.init import linear, named_key
 from ssm.mixers.base import AbstractMixer, AbstractTokenMixer
+from ssm.precision import Bfloat16Linear
 
 Activation = Literal["glu", "relu", "gelu", "identity"]
 
@@ -44,7 +45,7 @@ class Block(eqx.Module):
     """
 
     mixer: AbstractMixer
-    mix: eqx.nn.Linear | None
+    mix: eqx.nn.Linear | Bfloat16Linear | None
     norm: eqx.nn.LayerNorm | None
     dropout: eqx.nn.Dropout
     activation: Activation = eqx.field(static=True)

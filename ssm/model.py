@@ -16,6 +16,7 @@ from ssm.init import linear, named_key
 from ssm.mixers.attention import sinusoidal_positions
 from ssm.mixers.base import AbstractMixer
 from ssm.mixers.linear_cde import LinearCDE
+from ssm.precision import Bfloat16Linear, Products, with_products
 
 Pooling = Literal["none", "mean", "last"]
 
@@ -30,7 +31,7 @@ class SequenceModel(eqx.Module):
 
     encoder: eqx.nn.Embedding | eqx.nn.Linear | None
     blocks: tuple[Block, ...]
-    readout: eqx.nn.Linear
+    readout: eqx.nn.Linear | Bfloat16Linear
     dropout: eqx.nn.Dropout
     pooling: Pooling = eqx.field(static=True)
     positions: bool = eqx.field(static=True)
@@ -48,6 +49,7 @@ class SequenceModel(eqx.Module):
         positions: bool = False,
         encode: bool = True,
         bare: bool = False,
+        products: Products = "float32",
         vocabulary: int | None = None,
         channels: int | None = None,
         n_outputs: int,
@@ -64,6 +66,7 @@ class SequenceModel(eqx.Module):
             positions: add sinusoidal positions to the encoded input.
             encode: whether there is an encoder; without one the mixer must take `channels`.
             bare: whether blocks are their mixers only.
+            products: precision of the dense layers' matrix products, see `ssm.precision`.
             vocabulary: number of tokens, for token input; or
             channels: dimension of the path, for real input.
             n_outputs: size of the readout.
@@ -108,8 +111,9 @@ class SequenceModel(eqx.Module):
                 key=k,
             )
 
-        self.blocks = tuple(block(i) for i in range(depth))
-        self.readout = linear(d_model, n_outputs, key=named_key(key, "readout"))
+        self.blocks = with_products(tuple(block(i) for i in range(depth)), products)
+        readout = linear(d_model, n_outputs, key=named_key(key, "readout"))
+        self.readout = with_products(readout, products)
         self.dropout = eqx.nn.Dropout(dropout)
         self.pooling = pooling
         self.positions = positions

@@ -1,0 +1,55 @@
+"""Mixed precision: which matrix products are of bfloat16 numbers."""
+
+from typing import Literal, TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+Products = Literal["float32", "bfloat16"]
+
+FULL = ("dt_proj",)
+"""Linear layers that stay in float32: the one whose result is Δ, in an exponent."""
+
+T = TypeVar("T")
+
+
+class Bfloat16Linear(eqx.Module):
+    """y = W x + b with W x a product of bfloat16 numbers; parameters, b and y are float32.
+
+    The derivatives with respect to x and W are products of bfloat16 numbers too.
+    """
+
+    linear: eqx.nn.Linear
+
+    def __call__(
+        self, x: Float[Array, "d_input"], *, key: PRNGKeyArray | None = None
+    ) -> Float[Array, "d_output"]:
+        y = self.linear.weight.astype(jnp.bfloat16) @ x.astype(jnp.bfloat16)
+        y = y.astype(x.dtype)
+        return y if self.linear.bias is None else y + self.linear.bias
+
+
+def with_products(module: T, products: Products) -> T:
+    """The module with the products of its linear layers in the precision named.
+
+    "bfloat16" changes the dense layers that surround a recurrence; what is recurrent (states, A, Δ)
+    and the losses stay in float32, as do all parameters.
+
+    Raises:
+        ValueError: for another name.
+    """
+    if products == "float32":
+        return module
+    if products != "bfloat16":
+        raise ValueError(f"products: got {products!r}; expected 'float32' or 'bfloat16'")
+
+    def is_linear(x: object) -> bool:
+        return isinstance(x, eqx.nn.Linear)
+
+    def replace(path, leaf):
+        full = any(getattr(entry, "name", None) in FULL for entry in path)
+        return Bfloat16Linear(leaf) if is_linear(leaf) and not full else leaf
+
+    return jax.tree_util.tree_map_with_path(replace, module, is_leaf=is_linear)

@@ -1,0 +1,59 @@
+"""Mixed precision: what is rounded, and what is not."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+
+from ssm.mixers import Mamba, TransformerLayer
+from ssm.model import SequenceModel
+from ssm.precision import Bfloat16Linear, with_products
+
+
+def model(products, mixer=Mamba):
+    return SequenceModel(
+        mixer, d_model=16, vocabulary=5, n_outputs=3, products=products, key=jr.key(0)
+    )
+
+
+def test_a_product_is_of_rounded_numbers():
+    linear = eqx.nn.Linear(8, 4, key=jr.key(0))
+    x = jr.normal(jr.key(1), (8,))
+    rounded = [np.asarray(v.astype(jnp.bfloat16), np.float64) for v in (linear.weight, x)]
+    got = Bfloat16Linear(linear)(x)
+    assert got.dtype == jnp.float32
+    expected = rounded[0] @ rounded[1]
+    # The sum is rounded to eight bits once, then the bias is added in float32.
+    np.testing.assert_allclose(got - linear.bias, expected, rtol=2.0**-8)
+
+
+@pytest.mark.parametrize("mixer", [Mamba, lambda d, key: TransformerLayer(d, num_heads=2, key=key)])
+def test_parameters_outputs_and_gradients_stay_float32(mixer):
+    tokens = jnp.array([0, 3, 1])
+    full, mixed = model("float32", mixer), model("bfloat16", mixer)
+
+    def loss(m):
+        return jnp.sum(jnp.sin(m(tokens)))
+
+    for a, b in zip(
+        jax.tree.leaves(eqx.filter_grad(loss)(full)),
+        jax.tree.leaves(eqx.filter_grad(loss)(mixed)),
+        strict=True,
+    ):
+        assert a.dtype == b.dtype == jnp.float32
+        np.testing.assert_allclose(a, b, atol=0.05 * float(jnp.max(jnp.abs(a))) + 1e-6)
+    assert not np.array_equal(full(tokens), mixed(tokens))
+
+
+def test_the_layer_that_makes_delta_is_not_rounded():
+    mixed = model("bfloat16")
+    assert isinstance(mixed.blocks[0].mixer.core.x_proj, Bfloat16Linear)
+    assert isinstance(mixed.blocks[0].mixer.core.dt_proj, eqx.nn.Linear)
+    assert isinstance(mixed.readout, Bfloat16Linear)
+
+
+def test_another_name_is_refused():
+    with pytest.raises(ValueError, match="products: got 'float16'"):
+        with_products(None, "float16")
