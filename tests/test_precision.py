@@ -29,7 +29,9 @@ def test_a_product_is_of_rounded_numbers():
     np.testing.assert_allclose(got - linear.bias, expected, rtol=2.0**-8)
 
 
-@pytest.mark.parametrize("mixer", [Mamba, lambda d, key: TransformerLayer(d, num_heads=2, key=key)])
+@pytest.mark.parametrize(
+    "mixer", [Mamba, lambda d, key: TransformerLayer(d, num_heads=2, dropout=0.0, key=key)]
+)
 def test_parameters_outputs_and_gradients_stay_float32(mixer):
     tokens = jnp.array([0, 3, 1])
     full, mixed = model("float32", mixer), model("bfloat16", mixer)
@@ -54,6 +56,6 @@ def test_the_layer_that_makes_delta_is_not_rounded():
     assert isinstance(mixed.readout, Bfloat16Linear)
 
 
-def test_another_name_is_refused():
+def test_another_name_is_refused(own_errors):
     with pytest.raises(ValueError, match="products: got 'float16'"):
         with_products(None, "float16")
