@@ -15,7 +15,7 @@ def over_seeds(function: Callable[..., PyTree], axis: SeedAxis = "auto") -> Call
     "map" runs the seeds one after the other in one program: on a CPU, whose cores one seed fills,
     this is as fast as any batching, and every seed's numbers are those of the run with that seed
     alone. "vmap" batches them, for a GPU that one seed cannot fill. "auto" is the first on a CPU
-    and the second elsewhere.
+    and the second elsewhere. Several devices run their own seeds side by side in either way.
 
     Raises:
         ValueError: for an unknown axis.

@@ -11,6 +11,7 @@ import optax
 from jaxtyping import Array, Bool, Int, Integer, PRNGKeyArray, PyTree
 
 from experiments.batches import Examples, batch_indices, take
+from experiments.devices import ALONE, Layout
 from ssm.init import named_key
 from tasks.base import AbstractTask
 
@@ -60,6 +61,7 @@ def make_step(
     static: PyTree,
     optimizer: optax.GradientTransformation,
     mixing: Mixing,
+    layout: Layout = ALONE,
 ) -> Callable[
     [TrainState, Examples, Examples | None, PRNGKeyArray], tuple[TrainState, dict[str, Array]]
 ]:
@@ -71,6 +73,7 @@ def make_step(
 
     Arguments:
         static: the model's part that is not trained (`equinox.partition`).
+        layout: how the examples of a batch are dealt out to devices.
 
     Returns:
         step(state, batch, auxiliary batch, key) → (state, mean statistics of the main batch).
@@ -83,9 +86,8 @@ def make_step(
             outputs = model(x, key=k)
             return task.loss(outputs, y), task.statistics(outputs, y)
 
-        losses, statistics = jax.vmap(one)(
-            batch.inputs, batch.targets, jr.split(key, len(batch.inputs))
-        )
+        keys = jr.split(key, len(batch.inputs))
+        losses, statistics = jax.vmap(one)(*layout.share((batch.inputs, batch.targets, keys)))
         means = jax.tree.map(lambda s: jnp.mean(s, axis=0), statistics)
         return jnp.mean(losses), means
 
@@ -96,8 +98,8 @@ def make_step(
         return loss, means
 
     def descend(state, batch, auxiliary, key):
-        (loss, means), grads = jax.value_and_grad(joint_loss, has_aux=True)(
-            state.params, batch, auxiliary, key
+        (loss, means), grads = layout.mean(
+            jax.value_and_grad(joint_loss, has_aux=True)(state.params, batch, auxiliary, key)
         )
         with jax.numpy_dtype_promotion("standard"):  # Optax mixes its integer count with floats
             updates, opt_state = optimizer.update(grads, state.opt_state, state.params)

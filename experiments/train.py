@@ -16,6 +16,7 @@ import optax
 
 from experiments import checkpoint
 from experiments.batches import steps_per_epoch
+from experiments.devices import BY_SEED, WHOLE, layout_of
 from experiments.errors import ConfigError
 from experiments.evaluate import make_evaluation
 from experiments.loggers import AbstractLogger, Record
@@ -39,7 +40,12 @@ SECONDS_PER_DISPATCH = 1.0
 @final
 @dataclass(frozen=True)
 class GradientDescent(AbstractProcedure):
-    """Trains by a first-order optimiser, evaluating at a set interval.
+    """Trains by a first-order optimiser, evaluating at a set interval, on all local devices.
+
+    Seeds and the examples of each batch are dealt out to the devices (`experiments.devices`). A
+    batch whose size the number of a seed's devices does not divide is done whole by each of them:
+    right, but no faster. Any number of devices sees the same random numbers, and gives the same
+    results up to the order of sums.
 
     Arguments:
         steps: most steps a seed takes.
@@ -104,7 +110,8 @@ class GradientDescent(AbstractProcedure):
         streams = self._streams(data)
         baselines = task.baselines(data)
         program = _Program(self, task, make_model, optimizer, seeds)
-        loop = _Loop(self, task, program, seeds, logger, streams, on_device(data.validation))
+        streams, validation = program.layout.replicate((streams, on_device(data.validation)))
+        loop = _Loop(self, task, program, seeds, logger, streams, validation)
         try:
             loop.run()
         except BaseException:
@@ -137,7 +144,7 @@ def _check_batch(name: str, batch_size: int, split: Split) -> None:
 
 
 class _Program:
-    """The compiled functions of a run: initialise, advance, evaluate; all over seeds."""
+    """The compiled functions of a run: initialise, advance, evaluate; over seeds and devices."""
 
     def __init__(self, procedure, task, make_model, optimizer, seeds):
         def init(seed):
@@ -146,22 +153,28 @@ class _Program:
             return TrainState(params, optimizer.init(params), jnp.int32(0), jnp.array(False))
 
         static = static_part(make_model)
-        step = make_step(task, static, optimizer, procedure.mixing)
-        evaluate = make_evaluation(task, static, procedure.evaluate_batch_size)
+        self.layout = layout = layout_of(len(seeds))
+        step = make_step(task, static, optimizer, procedure.mixing, layout)
+        evaluate = make_evaluation(task, static, procedure.evaluate_batch_size, layout)
         axis = procedure.seed_axis
         self.seeds = jnp.asarray(seeds, jnp.uint32)
-        self.init: Callable[[], TrainState] = jax.jit(lambda: over_seeds(init, "map")(self.seeds))
+        init_all = layout.spread(over_seeds(init, "map"), BY_SEED)
+        self.init: Callable[[], TrainState] = jax.jit(lambda: init_all(self.seeds))
+
+        def advance_some(state, streams, seeds, n):
+            return over_seeds(lambda state, seed, n: advance(step, state, streams, seed, n), axis)(
+                state, seeds, n
+            )
 
         def advance_all(state, streams, n):
-            return over_seeds(lambda state, seed, n: advance(step, state, streams, seed, n), axis)(
-                state, self.seeds, n
-            )
+            spread = layout.spread(advance_some, BY_SEED, WHOLE, BY_SEED, BY_SEED)
+            return spread(state, streams, self.seeds, n)
 
         def evaluate_all(params, split):
             return over_seeds(lambda p: evaluate(p, split), axis)(params)
 
         self.advance = jax.jit(advance_all, donate_argnums=0)
-        self.evaluate = jax.jit(evaluate_all)
+        self.evaluate = jax.jit(layout.spread(evaluate_all, BY_SEED, WHOLE))
 
 
 @dataclass

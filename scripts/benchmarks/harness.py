@@ -1,0 +1,106 @@
+"""Timing alternatives in turn, checking that they agree, and printing what was found."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line asks for.
+
+    Attributes:
+        repeats: times each alternative is run.
+        official: a checkout of the paper's code, or None to leave it out.
+        paths: paths of the Figure 1 benchmark.
+        limit: alternatives that plan more temporary megabytes than this are not run.
+    """
+
+    repeats: int
+    official: Path | None
+    paths: int
+    limit: float
+
+
+def time_in_turn(runs: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
+    """Median seconds of each, after one run to warm up; one run of each in turn, `repeats` times,
+    so that what else the machine does falls on all."""
+    for run in runs.values():
+        jax.block_until_ready(run())
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(repeats):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            jax.block_until_ready(run())
+            times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(t) for name, t in times.items()}
+
+
+def check_agreement(results: Mapping[str, Any], tolerance: float) -> None:
+    """Raises AssertionError unless all results are the first one's, to `tolerance` of its size."""
+    (_, first), *others = results.items()
+    expected = jax.tree.leaves(first)
+    for name, result in others:
+        for got, want in zip(jax.tree.leaves(result), expected, strict=True):
+            size = float(np.max(np.abs(want))) + 1e-12
+            np.testing.assert_allclose(got, want, rtol=0, atol=tolerance * size, err_msg=name)
+
+
+def temporary_megabytes(compiled: Any) -> float:
+    """What the compiler plans for beside arguments and results."""
+    return compiled.memory_analysis().temp_size_in_bytes / 1e6
+
+
+def rows(
+    benchmark: str,
+    case: str,
+    seconds: Mapping[str, float],
+    reference: str,
+    extra: Mapping[str, Mapping[str, Any]] | None = None,
+) -> list[Row]:
+    """A row an alternative; "ratio" is how many times faster than the reference it is."""
+    return [
+        {
+            "benchmark": benchmark,
+            "case": case,
+            "form": name,
+            "milliseconds": 1e3 * s,
+            "reference": reference,
+            "ratio": seconds[reference] / s if reference in seconds else None,
+            **((extra or {}).get(name, {})),
+        }
+        for name, s in seconds.items()
+    ]
+
+
+def show(found: Sequence[Row]) -> None:
+    """Prints the rows of one benchmark, a table for each of its cases."""
+    for case in dict.fromkeys(row["case"] for row in found):
+        of_case = [row for row in found if row["case"] == case]
+        print(f"\n{of_case[0]['benchmark']}: {case}")
+        keys = [k for row in of_case for k in row if k not in ("benchmark", "case", "reference")]
+        columns = list(dict.fromkeys(keys))
+        table = [columns] + [[_text(row.get(column)) for column in columns] for row in of_case]
+        widths = [max(len(line[i]) for line in table) for i in range(len(columns))]
+        for line in table:
+            cells = [
+                c.ljust(w) if i == 0 else c.rjust(w)
+                for i, (c, w) in enumerate(zip(line, widths, strict=True))
+            ]
+            print("  " + "  ".join(cells))
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.4g}" if abs(value) < 100 else f"{value:.0f}"
+    return str(value)

@@ -1,0 +1,206 @@
+"""The dense linear CDE: a training step on A5, and Figure 1's features; beside the paper's code."""
+
+import importlib
+import sys
+import types
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import optax
+
+from benchmarks.harness import Options, Row, check_agreement, rows, time_in_turn
+from benchmarks.training import program_of
+from experiments.readout import least_squares
+from ssm.cde import ExactFlow, Tsit5
+from ssm.mixers import LinearCDE
+from tasks.signature import SignatureTask
+
+OFFICIAL = "official code"
+STEPS = 5
+"""Steps a dispatch, as a run has about a second's worth."""
+
+
+def official_code(directory: Path) -> Any:
+    """The module `linear_cde` of a checkout of the paper's code
+    (github.com/Benjamin-Walker/selective-ssms-and-linear-cdes), without its data loaders."""
+    for name in ("data_dir", "data_dir.jax_dataloader", "sklearn", "sklearn.linear_model"):
+        sys.modules.setdefault(name, types.ModuleType(name))
+    loaders = sys.modules["data_dir.jax_dataloader"]
+    loaders.A5Dataloader = loaders.ToyDataloader = object  # type: ignore[attr-defined]
+    sys.path.insert(0, str(directory))
+    return importlib.import_module("linear_cde")
+
+
+def a5_step(options: Options) -> list[Row]:
+    """One training step at the paper's A5 size: AdamW on 32 sequences, then on 3 of length 2."""
+    found: list[Row] = []
+    for length in (3, 20):
+        program = program_of(["+experiment=figure2/linear_cde", f"task.length={length}"], [0])
+        runs: dict[str, Callable[[], Any]] = {"this code": partial(program.advance, STEPS)}
+        if options.official is not None:
+            official = official_code(options.official)
+            _check_a5(official, program.model, length)
+            runs[OFFICIAL] = _official_a5(official, length)
+        seconds = time_in_turn(runs, options.repeats)
+        seconds["this code"] /= STEPS
+        found += rows("a5_step", f"length {length}, d_hidden 256", seconds, OFFICIAL)
+    return found
+
+
+def _official_a5(official: Any, length: int) -> Callable[[], Any]:
+    """The paper's training step, with its model and loss."""
+    model = official.A5LinearCDE(256, 60, 60, key=jr.key(0))
+    optimizer = optax.adamw(2e-4, weight_decay=0.01)
+
+    @eqx.filter_jit
+    def step(model, state, tokens, targets, keys):
+        def loss(model):
+            p = jax.vmap(model, in_axes=(0, None, 0))(tokens, True, keys)
+            return jnp.mean(-jnp.sum(targets * jnp.log(p + 1e-10), axis=-1))
+
+        gradients = eqx.filter_grad(loss)(model)
+        params = eqx.filter(model, eqx.is_inexact_array)
+        updates, state = optimizer.update(gradients, state, params)
+        return eqx.apply_updates(model, updates), state
+
+    tokens = jr.randint(jr.key(1), (32, length), 0, 60)
+    targets, keys = jax.nn.one_hot(tokens, 60), jr.split(jr.key(2), 32)
+    held = [model, optimizer.init(eqx.filter(model, eqx.is_inexact_array))]
+
+    def run() -> Any:
+        held[:] = step(held[0], held[1], tokens, targets, keys)
+        held[:] = step(held[0], held[1], tokens[:3, :2], targets[:3, :2], keys[:3])
+        return eqx.filter(held[0], eqx.is_array)
+
+    return run
+
+
+def _check_a5(official: Any, ours: Any, length: int) -> None:
+    """With the same parameters: the same probabilities, and the same gradient with respect to A."""
+    block = ours.blocks[0]
+    theirs = official.A5LinearCDE(256, 60, 60, key=jr.key(0))
+    theirs = eqx.tree_at(
+        lambda m: (
+            m.embedding.weights, m.LCDE.vf_A, m.LCDE.vf_B, m.LCDE.init_matrix, m.LCDE.init_bias,
+            m.linear_mix.weight, m.linear_mix.bias, m.linear_out.weight, m.linear_out.bias,
+        ),
+        theirs,
+        (
+            ours.encoder.weight, jnp.moveaxis(block.mixer.a, 0, 1), block.mixer.b,
+            block.mixer.initial_weight, block.mixer.initial_bias,
+            block.mix.weight, block.mix.bias, ours.readout.weight, ours.readout.bias,
+        ),
+    )  # fmt: skip
+    tokens = jr.randint(jr.key(1), (32, length), 0, 60)
+    weights = jr.normal(jr.key(2), (32, length, 60))
+    test = eqx.nn.inference_mode(ours)
+
+    def of_theirs(a):
+        m = eqx.tree_at(lambda m: m.LCDE.vf_A, theirs, jnp.moveaxis(a, 0, 1))
+        return jax.vmap(lambda x: m(x, False, jr.key(0)))(tokens)
+
+    def of_ours(a):
+        m = eqx.tree_at(lambda m: m.blocks[0].mixer.a, test, a)
+        return jax.nn.softmax(jax.vmap(m)(tokens))
+
+    def value_and_gradient(function):
+        return jax.jit(jax.value_and_grad(lambda a: jnp.sum(weights * function(a))))(block.mixer.a)
+
+    check_agreement(
+        {"official": value_and_gradient(of_theirs), "ours": value_and_gradient(of_ours)}, 1e-3
+    )
+
+
+def figure1_features(options: Options) -> list[Row]:
+    """Features of random linear CDEs, d_hidden = 256, of Figure 1's paths: Tsit5 and the exact
+    flow, path by path and on the lattice; useful GFLOP/s of those that do a known number."""
+    found: list[Row] = []
+    peak = _peak()
+    for dimension in (2, 3):
+        word = tuple(range(1, dimension + 1))
+        task = SignatureTask(dimension=dimension, word=word, n_paths=options.paths)
+        data = task.load()
+        x = np.concatenate([data.train.inputs, data.validation.inputs])
+        y = np.concatenate([data.train.targets, data.validation.targets])
+        runs: dict[str, Callable[[], np.ndarray]] = {}
+        layer = _layer(dimension, ExactFlow())
+        if options.official is not None:
+            runs[OFFICIAL] = _official_features(official_code(options.official), layer, x)
+        runs["Tsit5"] = _by_batches(_layer(dimension, Tsit5()), x)
+        runs["exact flow, path by path"] = _by_batches(layer, x)
+        runs["exact flow on the lattice"] = partial(_on_the_lattice, layer, x)
+        features = {name: run() for name, run in runs.items()}
+        check_agreement(features, 2e-3)
+        seconds = time_in_turn(runs, 1)
+        n = len(data.train.inputs)
+        flops = 2.0 * len(x) * (task.length - 1) * 256**2
+        work = {
+            "exact flow, path by path": flops * 10 * (1 + dimension),
+            "exact flow on the lattice": flops,
+        }
+        extra: dict[str, dict[str, Any]] = {}
+        for name, f in features.items():
+            fit = least_squares(f[:n], y[:n])
+            error = f[n:] @ fit.weights + fit.intercept - y[n:]
+            extra[name] = {"seconds a 100,000": seconds[name] * 1e5 / len(x)}
+            extra[name]["rmse"] = float(np.sqrt(np.mean(error**2)))
+            if name in work:
+                rate = work[name] / seconds[name] / 1e9
+                extra[name] |= {"GFLOP/s": rate, "of the peak": rate / peak}
+        case = f"{dimension}D, {len(x)} paths of 100 points; peak {peak:.0f} GFLOP/s"
+        found += rows("figure1_features", case, seconds, OFFICIAL, extra)
+    return found
+
+
+def _layer(channels: int, solver: Any) -> LinearCDE:
+    return LinearCDE(
+        256, channels=channels, gate_omega="path", gate_xi="path", solver=solver, key=jr.key(0)
+    )
+
+
+def _on_the_lattice(layer: LinearCDE, x: np.ndarray) -> np.ndarray:
+    states = layer.final_states(x)
+    assert states is not None
+    return np.asarray(states)
+
+
+def _by_batches(layer: LinearCDE, x: np.ndarray, size: int = 1000) -> Callable[[], np.ndarray]:
+    """Final states, a batch at a time, as the readout computes them."""
+    function = eqx.filter_jit(lambda layer, batch: jax.vmap(layer)(batch)[:, -1])
+
+    def run() -> np.ndarray:
+        starts = range(0, len(x), size)
+        return np.concatenate([np.asarray(function(layer, x[i : i + size])) for i in starts])
+
+    return run
+
+
+def _official_features(official: Any, layer: LinearCDE, x: np.ndarray) -> Callable[[], np.ndarray]:
+    """The paper's way: `vmap` of its model, without jit of its own, on batches of 4,000."""
+    model = official.LinearCDE(256, x.shape[-1], 1, key=jr.key(0))
+    model = eqx.tree_at(
+        lambda m: (m.vf_A, m.vf_B, m.init_matrix, m.init_bias),
+        model,
+        (jnp.moveaxis(layer.a, 0, 1), layer.b, layer.initial_weight, layer.initial_bias),
+    )
+
+    def run() -> np.ndarray:
+        batches = [x[i : i + 4000] for i in range(0, len(x), 4000)]
+        return np.concatenate([np.asarray(jax.vmap(model)(jnp.asarray(b))) for b in batches])
+
+    return run
+
+
+def _peak() -> float:
+    """GFLOP/s of a large float32 matrix product here."""
+    n = 2048
+    x = jr.normal(jr.key(0), (n, n))
+    product = jax.jit(lambda x: x @ x)
+    return 2e-9 * n**3 / time_in_turn({"product": lambda: product(x)}, 5)["product"]
