@@ -42,7 +42,7 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=BENCHMARKS, default=list(BENCHMARKS))
     parser.add_argument("--repeats", type=int, default=5, help="runs of each alternative")
     parser.add_argument("--official", type=Path, metavar="DIR", help="checkout of the paper's code")
-    parser.add_argument("--paths", type=int, default=8000, help="paths of figure1_features")
+    parser.add_argument("--paths", type=int, default=4000, help="paths of figure1_features")
     parser.add_argument("--limit", type=float, default=4000, help="most temporary megabytes")
     parser.add_argument("--json", type=Path, metavar="FILE")
     arguments = parser.parse_args()

@@ -30,10 +30,12 @@ class Options:
     limit: float
 
 
-def time_in_turn(runs: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Median seconds of each, after one run to warm up; one run of each in turn, `repeats` times,
-    so that what else the machine does falls on all."""
-    for run in runs.values():
+def time_in_turn(
+    runs: Mapping[str, Callable[[], Any]], repeats: int, *, warm: bool = False
+) -> dict[str, float]:
+    """Median seconds of each; one run of each in turn, `repeats` times, so that what else the
+    machine does falls on all. A run to warm up comes first, unless they are warm."""
+    for run in () if warm else runs.values():
         jax.block_until_ready(run())
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(repeats):
