@@ -29,7 +29,7 @@ help:
 	@echo 'make a5                train Mamba on A5      make a5 ARGS="seeds=[1]"'
 	@echo 'make lint              ruff check, ruff format --check, mypy'
 	@echo 'make format            let ruff sort imports and format'
-	@echo 'make benchmark         time the selective scan'
+	@echo 'make benchmark         speed and memory      make benchmark ARGS="--only selective_scan"'
 	@echo 'make lock              write the lock files again; ARGS=--upgrade for newer versions'
 	@echo 'make clean             remove .venv, builds and caches; results stay'
 

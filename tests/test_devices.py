@@ -40,13 +40,11 @@ CASES = {
         "train.mixing=joint",
         "train.auxiliary_batch_size=6",
     ],
-    "one seed": ["model=rnn", "seeds=[7]"],
 }
-SEEDS_EACH = {"four seeds": 1, "three seeds": 3, "one seed": 1}
+SEEDS_EACH = {"four seeds": 1, "three seeds": 3}
 SHARES = {  # the examples a device does, of the batch, the auxiliary batch and the evaluation's
     "four seeds": {16: 8, 50: 25},
     "three seeds": {16: 2, 6: 6, 56: 7},  # the 8 devices of these seeds do not divide 6
-    "one seed": {16: 2, 56: 7},
 }
 
 

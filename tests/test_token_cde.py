@@ -15,18 +15,16 @@ from ssm.model import SequenceModel
 VOCABULARY, CHANNELS, D_HIDDEN = 7, 3, 4
 
 
-@pytest.fixture(params=[2, 32], ids=["filled up", "as is"])
-def rows(request, monkeypatch):
-    monkeypatch.setattr(token_cde, "ROWS", request.param)
-
-
 def mixer(**options):
     return LinearCDE(D_HIDDEN, channels=CHANNELS, key=jr.key(0), **options)
 
 
 # 1 or 2 sequences have fewer steps than there are entries, 5 have more.
-@pytest.mark.parametrize(("batch", "length"), [(1, 4), (5, 6), (2, 1)])
-def test_values_and_gradients_of_a_batch(x64, rows, batch, length):
+@pytest.mark.parametrize(
+    ("batch", "length", "rows"), [(1, 4, 32), (5, 6, 32), (5, 6, 2), (2, 1, 2)]
+)
+def test_values_and_gradients_of_a_batch(x64, monkeypatch, batch, length, rows):
+    monkeypatch.setattr(token_cde, "ROWS", rows)  # 2: the entries are filled up
     table = jr.normal(jr.key(1), (VOCABULARY, CHANNELS))
     tokens = jr.randint(jr.key(2), (batch, length), 0, VOCABULARY)
     weights = jr.normal(jr.key(3), (batch, length, D_HIDDEN))
