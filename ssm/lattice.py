@@ -33,7 +33,9 @@ class Steps(NamedTuple):
 def distinct_steps(x: Float[np.ndarray, "paths length channels"], most: int) -> Steps | None:
     """The different increments of paths, or None if there are more than `most`.
 
-    Each channel's increments are put in order; a gap above the tolerance begins a new value.
+    Each channel's increments are put in order; a gap above the tolerance begins a new value. Where
+    increments lie so close that a value would have instances further from it than the tolerance,
+    they are on no lattice: None.
     """
     increments = np.diff(np.asarray(x, np.float64), axis=1)
     paths, steps, channels = increments.shape
@@ -55,6 +57,8 @@ def distinct_steps(x: Float[np.ndarray, "paths length channels"], most: int) -> 
     flat = increments.reshape(-1, channels)
     count = np.bincount(index)[:, None]
     values = np.stack([np.bincount(index, flat[:, c]) for c in range(channels)], axis=1) / count
+    if np.max(np.abs(flat - values[index])) > tolerance:
+        return None
     return Steps(values.astype(x.dtype), index.reshape(paths, steps).astype(np.int32))
 
 

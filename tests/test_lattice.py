@@ -47,6 +47,14 @@ def test_paths_off_any_lattice_and_paths_of_a_point_have_no_steps():
     assert distinct_steps(x[:, :1], most=500) is None
 
 
+def test_many_paths_with_close_increments_are_on_no_lattice():
+    """Increments that fill an interval, each nearer to the next than the tolerance."""
+    x = np.cumsum(np.random.default_rng(0).uniform(-1, 1, (200_000, 10, 1)), axis=1)
+    seen = np.sort(np.diff(x, axis=1), axis=None)
+    assert np.diff(seen).max() < lattice.TOLERANCE * np.abs(x).max()
+    assert distinct_steps(x.astype(np.float32), most=2048) is None
+
+
 def model(**mixer):
     options = {"gate_omega": "path", "gate_xi": "path", "solver": ExactFlow()} | mixer
 
