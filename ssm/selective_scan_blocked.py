@@ -73,8 +73,8 @@ def _split(x: Array, axis: int, parts: int, size: int) -> Array:
 def _time_first(x: Array, plan: _Plan) -> Array:
     """(examples, length, d) → (chunks, steps, *examples, d).
 
-    A single example has no axis: XLA's CPU loops with an axis of size 1 are not vectorised, which
-    made them eight times slower (jax 0.10).
+    A single example has no axis: XLA's CPU loops with an axis of size 1 are not vectorised (jax
+    0.10), and so many times slower.
     """
     x = jnp.moveaxis(_split(x, 1, plan.chunks, plan.steps), 0, 2)
     return x[:, :, 0] if plan.examples == 1 else x

@@ -16,8 +16,7 @@ from jaxtyping import Array, Float, Int
 from ssm.batching import batch_aware
 
 ROWS = 32
-"""The matrices are made in multiples of so many, which XLA's products on a CPU are twice as fast
-for (60 against 64 of 256 × 256)."""
+"""The matrices are made in multiples of so many, which XLA's products on a CPU are faster for."""
 
 
 def euler_of_tokens(
@@ -67,7 +66,7 @@ _of_example = batch_aware(_of_batch, static=1, shared=4)
 @jax.custom_vjp
 def _combine(entries, a):
     """Σ_j entries_rj A_j. Its derivatives are written out for the layouts of their results: left
-    to XLA, that of A came out transposed, and the optimiser's pass over it ten times slower."""
+    to XLA, that of A comes out transposed, and the optimiser's pass over it is far slower."""
     return (entries @ a.reshape(len(a), -1)).reshape(-1, *a.shape[1:])
 
 
