@@ -10,7 +10,7 @@ import hashlib
 import inspect
 import json
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,10 @@ import jax.random as jr
 import optax
 from beartype.door import is_bearable
 from beartype.roar import BeartypeException
+from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from jaxtyping import PRNGKeyArray
-from omegaconf import MISSING, OmegaConf
+from omegaconf import MISSING, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments.errors import ConfigError
@@ -33,6 +34,7 @@ from experiments.procedure import AbstractProcedure, MakeModel, Model
 from ssm.init import count_parameters
 from tasks.base import AbstractTask
 
+CONFIGS = str(Path(__file__).resolve().parents[1] / "configs")
 PROCEDURES = ("train", "readout")
 
 
@@ -95,6 +97,16 @@ class Run:
     published: str | None
     see_also: str | None
     parameters: int
+
+
+def compose_run(overrides: Sequence[str], directory: Path) -> Run:
+    """The run of `python experiments/run.py *overrides`, without a process of its own."""
+    with initialize_config_dir(CONFIGS, version_base="1.3"):
+        config = compose("run", list(overrides), return_hydra_config=True)
+    choices: Any = OmegaConf.to_container(config.hydra.runtime.choices)
+    with open_dict(config):
+        del config["hydra"]
+    return build(config, choices, directory)
 
 
 def build(config: Any, choices: Mapping[str, str], directory: Path) -> Run:

@@ -10,12 +10,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from experiments.cache import use_compilation_cache
-from experiments.config import build
+from experiments.config import CONFIGS, build
 from experiments.errors import ConfigError
 from experiments.provenance import provenance
 from experiments.report import conclude, introduce
-
-CONFIGS = str(Path(__file__).resolve().parents[1] / "configs")
 
 
 @hydra.main(version_base="1.3", config_path=CONFIGS, config_name="run")

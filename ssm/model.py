@@ -14,8 +14,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 from ssm.block import Activation, Block
 from ssm.init import linear, named_key
 from ssm.mixers.attention import sinusoidal_positions
-from ssm.mixers.base import AbstractMixer
-from ssm.mixers.linear_cde import LinearCDE
+from ssm.mixers.base import AbstractEndMixer, AbstractMixer
 from ssm.precision import Bfloat16Linear, Products, with_products
 
 Pooling = Literal["none", "mean", "last"]
@@ -80,16 +79,7 @@ class SequenceModel(eqx.Module):
                 raise ValueError(f"{name}: got {value}; expected at least 1")
         if pooling not in get_args(Pooling):
             raise ValueError(f"pooling: got {pooling!r}; expected one of {list(get_args(Pooling))}")
-        if (vocabulary is None) == (channels is None):
-            raise ValueError(
-                f"vocabulary, channels: got {vocabulary}, {channels}; expected exactly one"
-            )
-        if not encode and channels is None:
-            raise ValueError("encode: got False for token input; tokens need an encoder")
-        if not encode and "channels" not in inspect.signature(mixer).parameters:
-            raise ValueError(
-                "encode: got False, but this mixer cannot read the path itself; the linear CDE can"
-            )
+        _check_input(mixer, encode, vocabulary, channels)
         k_encoder = named_key(key, "encoder")
         if vocabulary is not None:
             self.encoder = eqx.nn.Embedding(vocabulary, d_model, key=k_encoder)
@@ -158,8 +148,7 @@ class SequenceModel(eqx.Module):
     ) -> Float[np.ndarray, "examples d_model"] | None:
         """`features` of many examples at once, if there is a faster way to them; else None.
 
-        There is one for a bare linear CDE read at its end, see `LinearCDE.final_states`. Not for
-        use under `jax.jit`.
+        There is one for a bare mixer that has it, read at its end. Not for use under `jax.jit`.
 
         Arguments:
             x: the examples.
@@ -167,8 +156,24 @@ class SequenceModel(eqx.Module):
         """
         first = self.blocks[0]
         alone = self.encoder is None and len(self.blocks) == 1 and first.mix is None
-        if not (alone and self.pooling == "last" and isinstance(first.mixer, LinearCDE)):
+        if not (alone and self.pooling == "last" and isinstance(first.mixer, AbstractEndMixer)):
             return None
         n, intervals = x.shape[0], max(1, x.shape[1] - 1)
-        states = first.mixer.final_states(x, lambda step: done(n * step // intervals))
+        states = first.mixer.ends_of_many(x, lambda step: done(n * step // intervals))
         return None if states is None else np.asarray(states)
+
+
+def _check_input(
+    mixer: Callable[..., AbstractMixer], encode: bool, vocabulary: int | None, channels: int | None
+) -> None:
+    """Raises ValueError unless the model can read its input."""
+    if (vocabulary is None) == (channels is None):
+        raise ValueError(
+            f"vocabulary, channels: got {vocabulary}, {channels}; expected exactly one"
+        )
+    if not encode and channels is None:
+        raise ValueError("encode: got False for token input; tokens need an encoder")
+    if not encode and "channels" not in inspect.signature(mixer).parameters:
+        raise ValueError(
+            "encode: got False, but this mixer cannot read the path itself; the linear CDE can"
+        )

@@ -1,24 +1,14 @@
-"""Helpers: from command-line overrides to a built run, without a process of its own."""
+"""Helpers: small settings, and a built run executed with a logger in memory."""
 
 from pathlib import Path
 
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf, open_dict
-
-from experiments.config import Run, build
+from experiments import config
+from experiments.config import Run, compose_run
 from experiments.loggers import MemoryLogger
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+__all__ = ["CONFIGS", "TINY_A5", "TINY_SIGNATURE", "TINY_TRAIN", "compose_run", "execute"]
 
-
-def compose_run(overrides: list[str], directory: Path) -> Run:
-    """The run of `python experiments/run.py *overrides`."""
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = compose("run", overrides, return_hydra_config=True)
-    choices = OmegaConf.to_container(config.hydra.runtime.choices)
-    with open_dict(config):
-        del config["hydra"]
-    return build(config, choices, directory)
+CONFIGS = Path(config.CONFIGS)
 
 
 def execute(run: Run) -> tuple[MemoryLogger, dict]:

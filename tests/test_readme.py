@@ -7,11 +7,7 @@ import types
 from pathlib import Path
 
 import pytest
-from composing import CONFIGS, execute
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf, open_dict
-
-from experiments.config import build
+from composing import CONFIGS, compose_run, execute
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 BLOCKS = dict(re.findall(r"<!-- test: (\S+) -->\n```\w+\n(.*?)```", README, flags=re.DOTALL))
@@ -37,12 +33,7 @@ def example(tmp_path, monkeypatch):
 def test_the_example_trains(example):
     command = re.search(r"`python experiments/run.py (task=recall [^`]*)`", README)
     overrides = [*command.group(1).split(), f"hydra.searchpath=[file://{example}/configs]"]
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = compose("run", overrides, return_hydra_config=True)
-    choices = OmegaConf.to_container(config.hydra.runtime.choices)
-    with open_dict(config):
-        del config["hydra"]
-    _, summary = execute(build(config, choices, example))
+    _, summary = execute(compose_run(overrides, example))
     assert summary["seeds"]["0"]["final"]["accuracy"] > 4 * summary["baselines"]["accuracy_uniform"]
 
 

@@ -63,9 +63,14 @@ def test_a_model_of_tokens_uses_it(x64):
         LinearCDE, d_model=D_HIDDEN, depth=2, vocabulary=VOCABULARY, n_outputs=5, key=jr.key(0)
     )
     tokens = jnp.array([1, 6, 2, 2])
-    h = jax.vmap(model.encoder)(tokens)
-    for block in model.blocks:
-        h = block(h)
-    np.testing.assert_allclose(model.features(tokens), h, rtol=1e-12)
+
+    @jax.jit
+    def block_by_block(tokens):
+        h = jax.vmap(model.encoder)(tokens)
+        for block in model.blocks:
+            h = block(h)
+        return h
+
+    np.testing.assert_allclose(jax.jit(model.features)(tokens), block_by_block(tokens), rtol=1e-12)
     names = {e.primitive.name for e in jax.make_jaxpr(model.features)(tokens).eqns}
     assert "batch_aware_of_batch" in names

@@ -173,7 +173,7 @@ def _layer(channels: int, solver: Any) -> LinearCDE:
 
 
 def _on_the_lattice(layer: LinearCDE, x: np.ndarray) -> np.ndarray:
-    states = layer.final_states(x)
+    states = layer.ends_of_many(x)
     assert states is not None
     return np.asarray(states)
 

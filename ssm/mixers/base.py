@@ -1,9 +1,11 @@
-"""The abstract mixers: a map of sequences; one that can also read them as they come; and one that
-gains from knowing that its input is an embedding of tokens."""
+"""The abstract mixers: a map of sequences; one that can also read them as they come; and two that
+gain from what is known of the input: that it is an embedding of tokens, or is many paths."""
 
 import abc
+from collections.abc import Callable
 
 import equinox as eqx
+import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 
@@ -45,6 +47,25 @@ class AbstractStreamingMixer(AbstractMixer):
         self, state: PyTree, x: Float[Array, "d_input"]
     ) -> tuple[PyTree, Float[Array, "d_model"]]:
         """The next state and output, given the next position of the input."""
+
+
+class AbstractEndMixer(AbstractMixer):
+    """A mixer that may have a faster way to the ends of many sequences than one by one."""
+
+    @abc.abstractmethod
+    def ends_of_many(
+        self,
+        x: Float[np.ndarray, "examples length d_input"],
+        after_step: Callable[[int], None] = lambda step: None,
+    ) -> Float[Array, "examples d_model"] | None:
+        """What `__call__` gives at the last position of each, or None if there is no faster way.
+
+        Not for use under `jax.jit`: it may look at the numbers.
+
+        Arguments:
+            x: the sequences.
+            after_step: called with the number of intervals done.
+        """
 
 
 class AbstractTokenMixer(AbstractMixer):

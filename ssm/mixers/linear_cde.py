@@ -14,14 +14,14 @@ from ssm.cde import AbstractSolver, Euler, ExactFlow
 from ssm.control import GateName, check_gate, gate_increment, gate_increments, sample_times
 from ssm.init import named_key
 from ssm.lattice import distinct_steps, final_states
-from ssm.mixers.base import AbstractStreamingMixer, AbstractTokenMixer
+from ssm.mixers.base import AbstractEndMixer, AbstractStreamingMixer, AbstractTokenMixer
 from ssm.token_cde import euler_of_tokens
 
 MOST_EXPONENTIALS = 2048
-"""Most matrix exponentials that `LinearCDE.final_states` keeps: 0.5 GB for d_hidden = 256."""
+"""Most matrix exponentials that `LinearCDE.ends_of_many` keeps: 0.5 GB for d_hidden = 256."""
 
 
-class LinearCDE(AbstractStreamingMixer, AbstractTokenMixer):
+class LinearCDE(AbstractStreamingMixer, AbstractTokenMixer, AbstractEndMixer):
     """Z solving dZ = Σ_i A_i Z dω^i + B dξ from Z_0 = W X_0 + b, at every sample of X.
 
     Each gate ω, ξ is (t, X) or ∫ (s, X) ds, see `ssm.control`. Initial entries are those of the
@@ -113,16 +113,14 @@ class LinearCDE(AbstractStreamingMixer, AbstractTokenMixer):
         states = euler_of_tokens(self.a, self.b, z0, table, tokens[1:], times, 1 / length)
         return jnp.concatenate([z0[None], states])
 
-    def final_states(
+    def ends_of_many(
         self,
         x: Float[np.ndarray, "paths length channels"],
         after_step: Callable[[int], None] = lambda step: None,
     ) -> Float[Array, "paths d_hidden"] | None:
-        """`__call__` at the last sample, for many paths with few different increments; else None.
-
-        It is the exact flow, for dense matrices and `path` gates, see `ssm.lattice`; for any other
-        equation, or where it would not be faster, None. Not for use under `jax.jit`.
-        """
+        """`__call__` at the last sample, for many paths with few different increments: the exact
+        flow of dense matrices and `path` gates, see `ssm.lattice`. None for any other equation, or
+        where that would not be faster."""
         paths, length, _ = x.shape
         d_hidden = len(self.initial_bias)
         on_paths = self.gate_omega == self.gate_xi == "path"
