@@ -71,6 +71,8 @@ def test_a_model_of_tokens_uses_it(x64):
             h = block(h)
         return h
 
-    np.testing.assert_allclose(jax.jit(model.features)(tokens), block_by_block(tokens), rtol=1e-12)
+    np.testing.assert_allclose(
+        eqx.filter_jit(model.features)(tokens), block_by_block(tokens), rtol=1e-12
+    )
     names = {e.primitive.name for e in jax.make_jaxpr(model.features)(tokens).eqns}
     assert "batch_aware_of_batch" in names
