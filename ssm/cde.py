@@ -14,14 +14,16 @@ states at all samples, and `advance`, the state after one more interval.
 """
 
 import abc
+import itertools
 import math
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
 
 import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from ssm import recurrence
@@ -33,6 +35,9 @@ Drive = Float[Array, "d_hidden xi"]
 """B."""
 State = Float[Array, "d_hidden"]
 States = Float[Array, "steps d_hidden"]
+
+SAFETY, FACTOR_MAX, ERROR_ORDER = 0.9, 10.0, 6
+"""Of Tsit5's step-size controller: Diffrax's defaults, and Tsit5's order plus one."""
 
 
 class AbstractSolver(eqx.Module):
@@ -61,6 +66,49 @@ class AbstractSolver(eqx.Module):
         """The state after one interval that starts in `z`."""
 
 
+class Part(NamedTuple):
+    """A step over part of an interval.
+
+    Attributes:
+        fraction: of the interval.
+        most_error: the scaled error estimate below which an adaptive solver takes this step and
+            goes on to the next one of its schedule.
+    """
+
+    fraction: float
+    most_error: float = math.inf
+
+
+class AbstractPropagatingSolver(AbstractSolver):
+    """A solver whose steps are the same linear maps Z ↦ E Z + f for every path with an increment,
+    so that many paths with few different increments need each map once (`ssm.lattice`)."""
+
+    @abc.abstractmethod
+    def propagator(
+        self,
+        a: Matrices,
+        b: Drive,
+        d_omega: Float[Array, "omega"],
+        d_xi: Float[Array, "xi"],
+    ) -> tuple[Float[Array, "d_hidden d_hidden"], Float[Array, "d_hidden"]]:
+        """E and f of one step with these increments, for dense A."""
+
+    def schedule(self, intervals: int) -> list[list[Part]]:
+        """The steps over each of so many equal intervals of t ∈ [0, 1]."""
+        return [[Part(1.0)]] * intervals
+
+    def error_bounds(
+        self, m: Float[np.ndarray, "distinct"], c: Float[np.ndarray, "distinct"], d_hidden: int
+    ) -> tuple[Float[np.ndarray, "distinct"], Float[np.ndarray, "distinct"]]:
+        """p and q such that a step from Z has a scaled error estimate of at most p |Z| + q.
+
+        Arguments:
+            m, c: bounds of the spectral norm of M and of |B Δξ|, for each increment.
+            d_hidden: the size of Z.
+        """
+        return np.zeros_like(m), np.zeros_like(c)
+
+
 def generator(a: Matrices, d_omega: Float[Array, "*steps omega"]) -> Float[Array, "..."]:
     """M = Σ_i A_i Δω^i, for one increment or a stack of them."""
     return jnp.tensordot(d_omega, a, axes=1)
@@ -87,17 +135,28 @@ def apply_generator(
     return generator(a, d_omega) @ z
 
 
-def _taylor(apply: Callable[[Array], Array], z: Array, c: Array, order: int) -> tuple[Array, Array]:
-    """Σ_{k ≤ order} of exp(M) z + φ₁(M) c: w_1 = M z + c, w_{k+1} = M w_k/(k + 1), z + Σ w_k.
+def _power_series(
+    apply: Callable[[Array], Array], z: Array, c: Array, coefficients: Sequence[float]
+) -> tuple[Array, Array]:
+    """z + Σ_{k ≥ 1} r_k M^{k−1} (M z + c), `apply` being M; for r_k = 1/k!, exp(M) z + φ₁(M) c.
 
     Returns the sum and its last term, whose size tells the truncation error.
     """
-    term = apply(z) + c
+    term = coefficients[0] * (apply(z) + c)
     total = z + term
-    for k in range(2, order + 1):
-        term = apply(term) / k
+    for before, r in itertools.pairwise(coefficients):
+        term = (r / before) * apply(term)
         total = total + term
     return total, term
+
+
+def _columns(a, b, d_omega, d_xi):
+    """M as a function of columns, and the columns whose flow is a propagator: the identity without
+    a drive, and zero with B Δξ."""
+    m = generator(a, d_omega)
+    d_hidden = a.shape[-1]
+    start = jnp.eye(d_hidden, d_hidden + 1, dtype=a.dtype)
+    return lambda v: m @ v, start, jnp.zeros_like(start).at[:, -1].set(b @ d_xi)
 
 
 class Euler(AbstractSolver):
@@ -152,7 +211,7 @@ class Euler(AbstractSolver):
         return z + apply_generator(a, d_omega, z) + b @ d_xi
 
 
-class ExactFlow(AbstractSolver):
+class ExactFlow(AbstractPropagatingSolver):
     """Z_i = exp(M_i) Z_{i−1} + φ₁(M_i) B Δξ_i, the exact solution for a piecewise-linear control.
 
     Diagonal A: elementwise, with a parallel scan over the intervals. Dense A: the *action* of the
@@ -214,15 +273,8 @@ class ExactFlow(AbstractSolver):
         d_omega: Float[Array, "omega"],
         d_xi: Float[Array, "xi"],
     ) -> tuple[Float[Array, "d_hidden d_hidden"], Float[Array, "d_hidden"]]:
-        """exp(M) and φ₁(M) B Δξ for dense A: the map Z ↦ exp(M) Z + φ₁(M) B Δξ as numbers.
-
-        The flow of the columns of the identity, without drive, and that of zero with it.
-        """
-        d_hidden = a.shape[-1]
-        m = generator(a, d_omega)
-        start = jnp.eye(d_hidden, d_hidden + 1, dtype=a.dtype)
-        c = jnp.zeros_like(start).at[:, -1].set(b @ d_xi)
-        both = self._checked(*self._series(lambda v: m @ v, start, c))
+        """exp(M) and φ₁(M) B Δξ."""
+        both = self._checked(*self._series(*_columns(a, b, d_omega, d_xi)))
         return both[:, :-1], both[:, -1]
 
     def _flow(self, a, b, z, d_omega, d_xi):
@@ -233,13 +285,14 @@ class ExactFlow(AbstractSolver):
         """exp(M) z + φ₁(M) c by `substeps` series, M being `apply`."""
         c = c / self.substeps
         order = self.order or (10 if z.dtype == jnp.float32 else 20)
+        coefficients = [1 / math.factorial(k) for k in range(1, order + 1)]
 
         def apply_part(v):
             return apply(v) / self.substeps
 
         def substep(_, carry):
             z, worst = carry
-            z, last = _taylor(apply_part, z, c, order)
+            z, last = _power_series(apply_part, z, c, coefficients)
             size = jnp.max(jnp.abs(last)) / (jnp.max(jnp.abs(z)) + jnp.finfo(z.dtype).tiny)
             return z, jnp.maximum(worst, jax.lax.stop_gradient(size))
 
@@ -261,8 +314,13 @@ def _phi1(m: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     return jnp.where(small, 1 + m / 2 + m * m / 6, jnp.expm1(safe) / safe)
 
 
-class Tsit5(AbstractSolver):
+class Tsit5(AbstractPropagatingSolver):
     """Diffrax's adaptive Tsit5, with steps forced at the sample times: the paper's Figure 1.
+
+    M and B Δξ are constant on an interval, where a step of a Runge–Kutta method over the whole of
+    it is Z + Σ_k r_k M^{k−1} (M Z + B Δξ), and its error estimate Σ_k e_k M^{k−1} (M Z + B Δξ),
+    with r_k = bᵀ T^{k−1} 1 and e_k = (b − b̂)ᵀ T^{k−1} 1 for the tableau (T, b, b̂). `propagator`
+    is such a step; a step over a fraction has that fraction of M and B Δξ.
 
     Attributes:
         rtol, atol: tolerances of the PID step-size controller.
@@ -288,9 +346,22 @@ class Tsit5(AbstractSolver):
         d_omega: Float[Array, "steps omega"],
         d_xi: Float[Array, "steps xi"],
     ) -> States:
-        times = sample_times(d_omega.shape[0] + 1, z0.dtype)
-        if times.shape[0] == 1:
+        if d_omega.shape[0] == 0:
             return jnp.zeros((0, z0.shape[0]), z0.dtype)
+        ys = self.solution(a, b, z0, d_omega, d_xi).ys
+        assert ys is not None
+        return ys
+
+    def solution(
+        self,
+        a: Matrices,
+        b: Drive,
+        z0: State,
+        d_omega: Float[Array, "steps omega"],
+        d_xi: Float[Array, "steps xi"],
+    ) -> diffrax.Solution:
+        """Diffrax's solution: the states at the end of each interval, and statistics."""
+        times = sample_times(d_omega.shape[0] + 1, z0.dtype)
         omega, xi = (
             diffrax.LinearInterpolation(times, jnp.pad(jnp.cumsum(d, axis=0), ((1, 0), (0, 0))))
             for d in (d_omega, d_xi)
@@ -299,7 +370,7 @@ class Tsit5(AbstractSolver):
         def field(t, z, args):
             return apply_generator(a, omega.derivative(t), z) + b @ xi.derivative(t)
 
-        solution = diffrax.diffeqsolve(
+        return diffrax.diffeqsolve(
             diffrax.ODETerm(field),
             diffrax.Tsit5(),
             t0=times[0],
@@ -308,12 +379,17 @@ class Tsit5(AbstractSolver):
             y0=z0,
             saveat=diffrax.SaveAt(ts=times[1:]),
             stepsize_controller=diffrax.ClipStepSizeController(
-                diffrax.PIDController(rtol=self.rtol, atol=self.atol), jump_ts=times
+                diffrax.PIDController(
+                    rtol=self.rtol,
+                    atol=self.atol,
+                    safety=SAFETY,
+                    factormax=FACTOR_MAX,
+                    error_order=ERROR_ORDER,
+                ),
+                jump_ts=times,
             ),
             max_steps=self.max_steps,
         )
-        assert solution.ys is not None
-        return solution.ys
 
     def advance(
         self,
@@ -324,6 +400,54 @@ class Tsit5(AbstractSolver):
         d_xi: Float[Array, "xi"],
     ) -> State:
         return self.solve(a, b, z, d_omega[None], d_xi[None])[0]
+
+    def propagator(
+        self,
+        a: Matrices,
+        b: Drive,
+        d_omega: Float[Array, "omega"],
+        d_xi: Float[Array, "xi"],
+    ) -> tuple[Float[Array, "d_hidden d_hidden"], Float[Array, "d_hidden"]]:
+        """One step over the whole interval, whatever its error."""
+        solution, _ = _tsit5_coefficients()
+        both, _ = _power_series(*_columns(a, b, d_omega, d_xi), solution)
+        return both[:, :-1], both[:, -1]
+
+    def schedule(self, intervals: int) -> list[list[Part]]:
+        """The steps taken where errors are small: each FACTOR_MAX times the one before, or less, to
+        end at a sample. The controller keeps a step whose scaled error estimate is ε < 1, and then
+        makes the next min(FACTOR_MAX, max(1, SAFETY ε^(−1/ERROR_ORDER))) times as long."""
+        fractions: list[list[float]] = []
+        step = self.first_step * intervals
+        for _ in range(intervals):
+            taken: list[float] = []
+            while (left := 1 - sum(taken)) > 1e-6:
+                taken.append(min(step, left))
+                step = FACTOR_MAX * taken[-1]
+            fractions.append(taken)
+        every = [f for taken in fractions for f in taken]
+        growth = [after / before for before, after in itertools.pairwise(every)] + [1.0]
+        errors = iter([(SAFETY / max(g, 1.0)) ** ERROR_ORDER for g in growth])
+        return [[Part(f, next(errors)) for f in taken] for taken in fractions]
+
+    def error_bounds(
+        self, m: Float[np.ndarray, "distinct"], c: Float[np.ndarray, "distinct"], d_hidden: int
+    ) -> tuple[Float[np.ndarray, "distinct"], Float[np.ndarray, "distinct"]]:
+        """From the norm of the error estimate; scaled errors are divided by at least atol."""
+        _, error = _tsit5_coefficients()
+        p = sum(abs(e) * m**k for k, e in enumerate(error)) / (math.sqrt(d_hidden) * self.atol)
+        return p * m, p * c
+
+
+def _tsit5_coefficients() -> tuple[list[float], list[float]]:
+    """r_k, k = 1 … 6, and e_k, k = 1 … 7, of `Tsit5`; its seventh stage is for the error only."""
+    tableau = diffrax.Tsit5.tableau
+    lower = np.zeros((7, 7))
+    for i, row in enumerate(tableau.a_lower, start=1):
+        lower[i, :i] = row
+    powers = [np.linalg.matrix_power(lower, k).sum(axis=1) for k in range(7)]
+    solution, error = ([float(b @ p) for p in powers] for b in (tableau.b_sol, tableau.b_error))
+    return solution[:-1], error
 
 
 def _scan(advance, a, b, z0, d_omega, d_xi):

@@ -1,9 +1,15 @@
 """Linear CDEs over many paths whose increments take few values, such as walks on a lattice.
 
-Over an interval with increment v the exact flow is Z ↦ E_v Z + f_v, with E_v = exp(M_v) and
-f_v = φ₁(M_v) B v. Where 100,000 paths of 100 points have 100 different increments between them, as
-the 2D paths of Figure 1 have, 100 matrix exponentials do for 10 million intervals; each step is
-then one product for each different increment, with the states of all the paths that take it.
+Over an interval with increment v a step of a solver is Z ↦ E_v Z + f_v, for every path alike: for
+the exact flow E_v = exp(M_v) and f_v = φ₁(M_v) B v, for a Runge–Kutta method their approximations
+(`ssm.cde.AbstractPropagatingSolver`). Where 100,000 paths of 100 points have 100 different
+increments between them, as the 2D paths of Figure 1 have, 100 matrices do for 10 million intervals;
+each step is then one product for each different increment, with the states of all the paths that
+take it.
+
+An adaptive solver takes the same steps for every path where the paths' errors are small enough.
+That is checked by a bound that costs nothing; where it does not hold there is no result, and the
+paths have to be solved one by one.
 """
 
 from collections.abc import Callable
@@ -14,10 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from ssm.cde import Drive, ExactFlow, Matrices
-
-TILE = 128
-"""Paths in a product. A group of paths is cut into tiles, the last of which is filled up."""
+from ssm.cde import AbstractPropagatingSolver, Drive, Matrices, Part
 
 TOLERANCE = 1e-5
 """Increments that differ by less, relative to the largest number in the paths, are one."""
@@ -37,80 +40,80 @@ def distinct_steps(x: Float[np.ndarray, "paths length channels"], most: int) -> 
     increments lie so close that a value would have instances further from it than the tolerance,
     they are on no lattice: None.
     """
-    increments = np.diff(np.asarray(x, np.float64), axis=1)
-    paths, steps, channels = increments.shape
+    paths, steps, channels = x.shape[0], x.shape[1] - 1, x.shape[2]
     if paths * steps == 0:
         return None
     tolerance = TOLERANCE * float(np.max(np.abs(x))) + np.finfo(np.float64).tiny
-    code = np.zeros(paths * steps, np.int64)
+    code, codes, flat = np.zeros(paths * steps, np.int64), 1, []
     for channel in range(channels):
-        seen = np.sort(np.unique(increments[..., channel].astype(np.float32)))
+        increments = np.diff(x[..., channel].astype(np.float64), axis=1).ravel()
+        seen = np.unique(increments.astype(np.float32))
         starts = np.concatenate([seen[:1], seen[1:][np.diff(seen) > tolerance]])
         if len(starts) > most:
             return None
-        part = np.searchsorted(starts, increments[..., channel].ravel() + tolerance / 2, "right")
-        code = code * (len(starts) + 1) + part
-    seen, index = np.unique(code, return_inverse=True)
-    if len(seen) > most:
+        part = np.searchsorted(starts, increments + tolerance / 2, "right")
+        code, codes = code * (len(starts) + 1) + part, codes * (len(starts) + 1)
+        flat.append(increments)
+    if codes <= len(code):  # few possible codes: counted, else sorted
+        count = np.bincount(code, minlength=codes)
+        used = np.flatnonzero(count)
+        index, count = (np.cumsum(count > 0) - 1)[code], count[used]
+    else:
+        used, index, count = np.unique(code, return_inverse=True, return_counts=True)
+    if len(used) > most:
         return None
     # The mean of a value's rounded instances.
-    flat = increments.reshape(-1, channels)
-    count = np.bincount(index)[:, None]
-    values = np.stack([np.bincount(index, flat[:, c]) for c in range(channels)], axis=1) / count
-    if np.max(np.abs(flat - values[index])) > tolerance:
+    values = np.stack([np.bincount(index, c) / count for c in flat], axis=1)
+    if any(np.max(np.abs(c - values[index, i])) > tolerance for i, c in enumerate(flat)):
         return None
     return Steps(values.astype(x.dtype), index.reshape(paths, steps).astype(np.int32))
 
 
-def _sort(index: Int[np.ndarray, "paths"], distinct: int) -> tuple[np.ndarray, np.ndarray]:
-    """The paths of one step, sorted by increment and cut into tiles.
-
-    Returns:
-        The row of each path, where tile i has rows TILE·i to TILE·(i + 1); and each tile's
-        increment.
-    """
-    counts = np.bincount(index, minlength=distinct)
-    tiles = -(-counts // TILE)
-    first_row, first_path = (np.cumsum(tiles) - tiles) * TILE, np.cumsum(counts) - counts
-    order = np.argsort(index.astype(np.uint16), kind="stable")
-    row = np.empty(len(index), np.int32)
-    row[order] = np.arange(len(index)) + (first_row - first_path)[index[order]]
-    return row, np.repeat(np.arange(distinct, dtype=np.int32), tiles)
-
-
 def final_states(
-    solver: ExactFlow,
+    solver: AbstractPropagatingSolver,
     a: Matrices,
     b: Drive,
     z0: Float[Array, "paths d_hidden"],
     steps: Steps,
     after_step: Callable[[int], None] = lambda step: None,
-) -> Float[Array, "paths d_hidden"]:
+) -> Float[np.ndarray, "paths d_hidden"] | None:
     """The states at the end of all paths, for dense A and the gates ω = ξ = (t, X).
 
-    Not for use under `jax.jit`: the paths are grouped on the host.
+    The products are the host's: a group of paths is of any size, its states are a slice of an
+    array, and each matrix is read where it lies.
 
     Arguments:
-        solver: how the exponentials are made.
+        solver: how a step is made.
         a, b: dense A_i, and B.
         z0: initial states.
         steps: from `distinct_steps`.
         after_step: called with the number of intervals done.
+
+    Returns:
+        The states, or None if an adaptive solver might take other steps for some path.
     """
     (paths, intervals), distinct = steps.which.shape, len(steps.values)
     dt = np.full((distinct, 1), 1 / intervals, steps.values.dtype)
-    increments = jnp.asarray(np.concatenate([dt, steps.values], axis=1))
-    flows, drives = _propagators(solver, a, b, increments)
-    tiles = -(-paths // TILE) + distinct  # enough for any step
-    z, row = jnp.asarray(z0), np.arange(paths, dtype=np.int32)
-    for step in range(intervals):
-        new_row, increment = _sort(steps.which[:, step], distinct)
-        source = np.zeros(tiles * TILE, np.int32)
-        source[new_row] = row
-        used = np.int32(len(increment))
-        increment = np.pad(increment, (0, tiles - used))
-        z = _advance(flows, drives, z, source.reshape(tiles, TILE), increment, used)
-        row = new_row
+    increments = np.concatenate([dt, steps.values], axis=1)
+    m = np.abs(increments) @ np.linalg.norm(np.asarray(a), ord=2, axis=(1, 2))
+    c = np.linalg.norm(increments @ np.asarray(b).T, axis=1)
+    z, moved = np.array(z0), np.empty_like(z0)
+    row, last = np.arange(paths), None
+    for step, parts in enumerate(solver.schedule(intervals)):
+        order = np.argsort(steps.which[:, step].astype(np.uint16), kind="stable")
+        ends = np.cumsum(np.bincount(steps.which[:, step], minlength=distinct))
+        np.take(z, row[order], axis=0, out=moved, mode="clip")  # "raise" would make a copy
+        z, moved = moved, z
+        row[order] = np.arange(paths)
+        for part in parts:
+            if part.fraction != last:
+                some = jnp.asarray(increments * part.fraction)
+                flows, drives = jax.device_get(_propagators(solver, a, b, some))
+                p, q = solver.error_bounds(m * part.fraction, c * part.fraction, z.shape[1])
+                last = part.fraction
+            if not _advance(z, moved, ends, flows, drives, p, q, part):
+                return None
+            z, moved = moved, z
         after_step(step + 1)
     return z[row]
 
@@ -118,21 +121,23 @@ def final_states(
 @jax.jit
 def _propagators(solver, a, b, increments):
     """E_v transposed, and f_v, for each increment."""
-
-    def propagator(v):
-        flow, drive = solver.propagator(a, b, v, v)
-        return flow.T, drive
-
-    return jax.lax.map(propagator, increments)
+    flows, drives = jax.lax.map(lambda v: solver.propagator(a, b, v, v), increments)
+    return jnp.swapaxes(flows, 1, 2), drives
 
 
-@jax.jit
-def _advance(flows, drives, z, source, increment, used):
-    """Tile i of the result has the rows source[i] of z, after the increment of that tile."""
-
-    def tile(i, new):
-        part = z[source[i]] @ flows[increment[i]] + drives[increment[i]][None]
-        return jax.lax.dynamic_update_slice(new, part, (i * source.shape[1], jnp.zeros_like(i)))
-
-    new = jnp.zeros((source.size, z.shape[1]), z.dtype)
-    return jax.lax.fori_loop(0, used, tile, new)
+def _advance(z, new, ends, flows, drives, p, q, part: Part) -> bool:
+    """Writes to `new` the states after a step from `z`, whose rows ends[v − 1] to ends[v] take the
+    increment v. Returns False if an error estimate may be too large."""
+    start = 0
+    for v, end in enumerate(ends):
+        if start == end:
+            continue
+        before, after = z[start:end], new[start:end]
+        np.matmul(before, flows[v], out=after)
+        after += drives[v]
+        if part.most_error < np.inf:
+            norm = np.sqrt(np.max(np.einsum("ni,ni->n", before, before)))
+            if p[v] * norm + q[v] >= part.most_error:
+                return False
+        start = end
+    return True

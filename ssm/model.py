@@ -159,8 +159,7 @@ class SequenceModel(eqx.Module):
         if not (alone and self.pooling == "last" and isinstance(first.mixer, AbstractEndMixer)):
             return None
         n, intervals = x.shape[0], max(1, x.shape[1] - 1)
-        states = first.mixer.ends_of_many(x, lambda step: done(n * step // intervals))
-        return None if states is None else np.asarray(states)
+        return first.mixer.ends_of_many(x, lambda step: done(n * step // intervals))
 
 
 def _check_input(

@@ -1,5 +1,6 @@
 """Solvers of the linear CDE against each other, SciPy, and a closed form."""
 
+import diffrax
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -56,6 +57,32 @@ def test_tsit5_at_the_papers_tolerance_is_within_it(x64):
     exact = jax.jit(ExactFlow().solve)(*arguments)
     paper = jax.jit(Tsit5().solve)(*arguments)
     assert jnp.max(jnp.abs(paper - exact)) < 1e-2 * jnp.max(jnp.abs(exact))
+
+
+def test_a_tsit5_step_is_diffraxs(x64):
+    """The linear map of one step, and the bound of its error estimate, beside Diffrax's step."""
+    a, b, z0, d_omega, d_xi = problem("dense", steps=1)
+    m, c = jnp.tensordot(d_omega[0], a, axes=1), b @ d_xi[0]
+    term = diffrax.ODETerm(lambda t, z, args: m @ z + c)
+    solver = diffrax.Tsit5()
+    start = solver.init(term, 0.0, 1.0, z0, None)
+    z, error, *_ = solver.step(term, 0.0, 1.0, z0, None, start, made_jump=False)
+    flow, drive = Tsit5().propagator(a, b, d_omega[0], d_xi[0])
+    np.testing.assert_allclose(flow @ z0 + drive, z, rtol=1e-12)
+    norms = (np.linalg.norm(v, 2)[None] for v in (np.asarray(m), np.asarray(c)))
+    p, q = Tsit5().error_bounds(*norms, len(z0))
+    scaled = jnp.sqrt(jnp.mean((error / (0.01 + 0.01 * jnp.maximum(abs(z0), abs(z)))) ** 2))
+    assert 0 < scaled <= p[0] * jnp.linalg.norm(z0) + q[0]
+
+
+@pytest.mark.parametrize("first_step", [0.01, 1e-5, 0.3, 1 / 30])
+def test_tsit5_takes_the_steps_of_its_schedule(x64, first_step):
+    a, b, z0, d_omega, d_xi = problem("dense", steps=30, scale=0.1)
+    solver = Tsit5(first_step=first_step)
+    solve = jax.jit(lambda *v: solver.solution(*v).stats["num_steps"])
+    schedule = solver.schedule(30)
+    assert solve(a, b, z0, d_omega, d_xi) == sum(map(len, schedule))
+    np.testing.assert_allclose([sum(p.fraction for p in parts) for parts in schedule], 1.0)
 
 
 @pytest.mark.parametrize("structure", ["dense", "diagonal"])

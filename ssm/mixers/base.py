@@ -57,7 +57,7 @@ class AbstractEndMixer(AbstractMixer):
         self,
         x: Float[np.ndarray, "examples length d_input"],
         after_step: Callable[[int], None] = lambda step: None,
-    ) -> Float[Array, "examples d_model"] | None:
+    ) -> Float[np.ndarray, "examples d_model"] | None:
         """What `__call__` gives at the last position of each, or None if there is no faster way.
 
         Not for use under `jax.jit`: it may look at the numbers.

@@ -10,15 +10,15 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from ssm.cde import AbstractSolver, Euler, ExactFlow
+from ssm.cde import AbstractPropagatingSolver, AbstractSolver, Euler
 from ssm.control import GateName, check_gate, gate_increment, gate_increments, sample_times
 from ssm.init import named_key
 from ssm.lattice import distinct_steps, final_states
 from ssm.mixers.base import AbstractEndMixer, AbstractStreamingMixer, AbstractTokenMixer
 from ssm.token_cde import euler_of_tokens
 
-MOST_EXPONENTIALS = 2048
-"""Most matrix exponentials that `LinearCDE.ends_of_many` keeps: 0.5 GB for d_hidden = 256."""
+MOST_MATRICES = 2048
+"""Most matrices that `LinearCDE.ends_of_many` keeps: 0.5 GB for d_hidden = 256."""
 
 
 class LinearCDE(AbstractStreamingMixer, AbstractTokenMixer, AbstractEndMixer):
@@ -117,16 +117,16 @@ class LinearCDE(AbstractStreamingMixer, AbstractTokenMixer, AbstractEndMixer):
         self,
         x: Float[np.ndarray, "paths length channels"],
         after_step: Callable[[int], None] = lambda step: None,
-    ) -> Float[Array, "paths d_hidden"] | None:
+    ) -> Float[np.ndarray, "paths d_hidden"] | None:
         """`__call__` at the last sample, for many paths with few different increments: the exact
-        flow of dense matrices and `path` gates, see `ssm.lattice`. None for any other equation, or
-        where that would not be faster."""
+        flow or Tsit5 of dense matrices and `path` gates, see `ssm.lattice`. None for any other
+        equation, where that would not be faster, or where Tsit5's steps may differ by path."""
         paths, length, _ = x.shape
         d_hidden = len(self.initial_bias)
         on_paths = self.gate_omega == self.gate_xi == "path"
-        if not (isinstance(self.solver, ExactFlow) and self.a.ndim == 3 and on_paths):
+        if not (isinstance(self.solver, AbstractPropagatingSolver) and self.a.ndim == 3 and on_paths):
             return None
-        steps = distinct_steps(x, most=min(MOST_EXPONENTIALS, paths * (length - 1) // d_hidden))
+        steps = distinct_steps(x, most=min(MOST_MATRICES, paths * (length - 1) // d_hidden))
         if steps is None:
             return None
         z0 = jax.vmap(self.initial_state)(jnp.asarray(x[:, 0]))
