@@ -150,7 +150,9 @@ def _power_series(
     return total, term
 
 
-def _columns(a, b, d_omega, d_xi):
+def _columns(
+    a: Array, b: Array, d_omega: Array, d_xi: Array
+) -> tuple[Callable[[Array], Array], Array, Array]:
     """M as a function of columns, and the columns whose flow is a propagator: the identity without
     a drive, and zero with B Δξ."""
     m = generator(a, d_omega)

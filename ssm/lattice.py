@@ -125,7 +125,16 @@ def _propagators(solver, a, b, increments):
     return jnp.swapaxes(flows, 1, 2), drives
 
 
-def _advance(z, new, ends, flows, drives, p, q, part: Part) -> bool:
+def _advance(
+    z: np.ndarray,
+    new: np.ndarray,
+    ends: np.ndarray,
+    flows: np.ndarray,
+    drives: np.ndarray,
+    p: np.ndarray,
+    q: np.ndarray,
+    part: Part,
+) -> bool:
     """Writes to `new` the states after a step from `z`, whose rows ends[v − 1] to ends[v] take the
     increment v. Returns False if an error estimate may be too large."""
     start = 0
@@ -137,7 +146,7 @@ def _advance(z, new, ends, flows, drives, p, q, part: Part) -> bool:
         after += drives[v]
         if part.most_error < np.inf:
             norm = np.sqrt(np.max(np.einsum("ni,ni->n", before, before)))
-            if p[v] * norm + q[v] >= part.most_error:
+            if not p[v] * norm + q[v] < part.most_error:
                 return False
         start = end
     return True

@@ -123,8 +123,8 @@ class LinearCDE(AbstractStreamingMixer, AbstractTokenMixer, AbstractEndMixer):
         equation, where that would not be faster, or where Tsit5's steps may differ by path."""
         paths, length, _ = x.shape
         d_hidden = len(self.initial_bias)
-        on_paths = self.gate_omega == self.gate_xi == "path"
-        if not (isinstance(self.solver, AbstractPropagatingSolver) and self.a.ndim == 3 and on_paths):
+        dense_on_path = self.a.ndim == 3 and self.gate_omega == self.gate_xi == "path"
+        if not (dense_on_path and isinstance(self.solver, AbstractPropagatingSolver)):
             return None
         steps = distinct_steps(x, most=min(MOST_MATRICES, paths * (length - 1) // d_hidden))
         if steps is None:
