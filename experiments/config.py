@@ -6,9 +6,7 @@ the value, and what is valid. Then it is built, and task, model and procedure ar
 all before any data is made or anything is compiled.
 """
 
-import hashlib
 import inspect
-import json
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,6 +27,7 @@ from omegaconf import MISSING, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments.errors import ConfigError
+from experiments.identity import cell_of
 from experiments.loggers import AbstractLogger, RunInfo
 from experiments.procedure import AbstractProcedure, MakeModel, Model
 from ssm.init import count_parameters
@@ -141,12 +140,11 @@ def build(config: Any, choices: Mapping[str, str], directory: Path) -> Run:
         )
 
     model = _check_model(make_model, task, procedure, plain["model"])
-    length, depth = task.length, plain["model"].get("depth", 1)
-    name = f"{choices['model']}-{choices['task']}-length{length}-depth{depth}"
+    name = run_name(plain, choices)
     info = RunInfo(
         directory=directory,
         config=plain,
-        group=f"{plain['preset']}: {name} {_cell_hash(plain)}",
+        group=f"{plain['preset']}: {name} {cell_of(plain)}",
         name=name,
         tags=(choices["task"], choices["model"], plain["preset"]),
         seeds=seeds,
@@ -168,10 +166,10 @@ def build(config: Any, choices: Mapping[str, str], directory: Path) -> Run:
     )
 
 
-def _cell_hash(plain: Mapping[str, Any]) -> str:
-    """Eight digits that tell configurations apart, whatever their seeds and loggers."""
-    cell = {k: v for k, v in plain.items() if k not in ("seeds", "logger", "see_also", "published")}
-    return hashlib.sha256(json.dumps(cell, sort_keys=True).encode()).hexdigest()[:8]
+def run_name(plain: Mapping[str, Any], choices: Mapping[str, str]) -> str:
+    """What a run is called, without its seeds."""
+    length, depth = plain["task"].get("length"), plain["model"].get("depth", 1)
+    return f"{choices['model']}-{choices['task']}-length{length}-depth{depth}"
 
 
 def _check_seeds(seeds: list[int]) -> tuple[int, ...]:

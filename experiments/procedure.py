@@ -2,7 +2,6 @@
 
 import abc
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import equinox as eqx
@@ -16,6 +15,7 @@ from jaxtyping import Array, PRNGKeyArray, PyTree
 from experiments.batches import Examples
 from experiments.errors import ConfigError
 from experiments.loggers import AbstractLogger
+from experiments.rundir import RunDirectory
 from tasks.base import AbstractTask, Data, Split
 
 
@@ -58,14 +58,19 @@ class AbstractProcedure(abc.ABC):
         optimizer: optax.GradientTransformation,
         seeds: Sequence[int],
         logger: AbstractLogger,
-        directory: Path,
+        rundir: RunDirectory,
     ) -> Mapping[str, Any]:
-        """Does the work.
+        """Does the work, from where an earlier process left it, if one did.
 
         Returns:
             {"seeds": {seed: {"final": {metric: value}, …}}, "baselines": {…}, …}, plain data. A
-            seed whose loss or gradient became infinite or NaN has "failed_at", the steps it took;
-            its last good parameters are kept, and the other seeds go on.
+            seed whose loss or gradient became infinite or NaN has "failed_at", the steps it took,
+            and "failed_in", the parameter or the loss; its last good parameters are kept, and the
+            other seeds go on.
+
+        Raises:
+            Interrupted: if a signal asked it to stop, after a checkpoint.
+            EnvironmentFault: if a checkpoint cannot be written.
         """
 
 

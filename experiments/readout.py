@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple, final
 
 import equinox as eqx
@@ -25,6 +24,7 @@ from experiments.procedure import (
     static_part,
     to_floats,
 )
+from experiments.rundir import RunDirectory
 from ssm.init import named_key
 from tasks.base import AbstractTask
 
@@ -74,6 +74,8 @@ def least_squares(features: np.ndarray, targets: np.ndarray) -> Fit:
 class LeastSquares(AbstractProcedure):
     """Features of a frozen random model, and the best linear predictor from them (no training).
 
+    A checkpoint is written after each seed.
+
     Arguments:
         batch_size: examples whose features are computed at a time.
     """
@@ -103,15 +105,18 @@ class LeastSquares(AbstractProcedure):
         optimizer: optax.GradientTransformation,
         seeds: Sequence[int],
         logger: AbstractLogger,
-        directory: Path,
+        rundir: RunDirectory,
     ) -> Mapping[str, Any]:
         data = load(task)
-        start = time.monotonic()
-        total = len(seeds) * (len(data.train.inputs) + len(data.validation.inputs))
-        progress = _Progress(logger, total)
+        before: Any = rundir.restored and rundir.restored.description["procedure"]
+        start = time.monotonic() - (before["seconds"] if before else 0.0)
+        results: dict[str, Any] = dict(before["results"]) if before else {}
+        each = len(data.train.inputs) + len(data.validation.inputs)
+        progress = _Progress(logger, rundir, len(seeds) * each, len(results) * each)
         compute = self._compile(make_model, data.train.inputs)
-        results: dict[str, Any] = {}
         for seed in seeds:
+            if str(seed) in results:
+                continue
             model = make_model(named_key(jr.key(seed), "model"))
             train = self._features(compute, model, data.train.inputs, progress)
             fit = least_squares(train, data.train.targets)
@@ -133,9 +138,10 @@ class LeastSquares(AbstractProcedure):
                 "rank": fit.rank,
                 "condition_number": fit.condition_number,
             }
-            checkpoint.save(
-                directory / f"model-seed{seed}.eqx", (model, fit.weights, fit.intercept)
-            )
+            model_path = rundir.path / f"model-seed{seed}.eqx"
+            checkpoint.save(model_path, (model, fit.weights, fit.intercept))
+            rundir.save({}, {"results": results, "seconds": time.monotonic() - start})
+        rundir.flush()
         return {
             "metric": task.metric,
             "training_seconds": time.monotonic() - start,
@@ -190,14 +196,17 @@ class LeastSquares(AbstractProcedure):
 
 
 class _Progress:
-    """Counts examples for the logger."""
+    """Counts examples for the logger, and acts upon signals."""
 
-    def __init__(self, logger: AbstractLogger, total: int):
-        self.logger, self.total, self.done = logger, total, 0
-        self.start = time.monotonic()
+    def __init__(self, logger: AbstractLogger, rundir: RunDirectory, total: int, done: int):
+        self.logger, self.rundir, self.total, self.done = logger, rundir, total, done
+        self.first, self.start = done, time.monotonic()
 
     def set(self, done: int) -> None:
-        """Notes how many examples are done."""
+        """Notes how many examples are done. Raises `Interrupted` if a signal has come."""
+        if self.rundir.interruption.signum is not None:
+            self.rundir.flush()
+            self.rundir.interruption.check()
         self.done = done
-        rate = self.done / (time.monotonic() - self.start)
+        rate = (self.done - self.first) / (time.monotonic() - self.start)
         self.logger.status(step=self.done, total_steps=self.total, steps_per_second=rate)

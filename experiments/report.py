@@ -6,10 +6,14 @@ from typing import Any
 
 from experiments.config import Run
 from experiments.published import published
+from experiments.rundir import RunDirectory
 
 
-def introduce(run: Run, device: Mapping[str, Any], overrides: Sequence[str]) -> None:
-    """The first lines: the preset and what was overridden, the run, its size, and the device."""
+def introduce(
+    run: Run, device: Mapping[str, Any], overrides: Sequence[str], rundir: RunDirectory
+) -> None:
+    """The first lines: the preset and what was overridden, the run, its size, the device, and what
+    an earlier process has done of it."""
     changed = " ".join(o for o in overrides if not o.startswith("+experiment="))
     if run.preset == "quick":
         print("Settings: the quick preset (small and short; the README has its measured results).")
@@ -20,6 +24,10 @@ def introduce(run: Run, device: Mapping[str, Any], overrides: Sequence[str]) -> 
     print(f"Model:    {run.parameters:,} parameters")
     print(f"Device:   {device['count']} x {device['backend']}, {device['kind']}")
     print(f"Results:  {run.info.directory}", flush=True)
+    if rundir.summary is not None:
+        print("Finished before: nothing is computed again.", flush=True)
+    elif rundir.restored is not None:
+        print(f"Resumes from {rundir.restored.path.name}", flush=True)
 
 
 def conclude(run: Run, summary: Mapping[str, Any]) -> bool:
@@ -55,12 +63,13 @@ def conclude(run: Run, summary: Mapping[str, Any]) -> bool:
     print(f"Training took {summary['training_seconds']:.0f} s. Results are in {run.info.directory}")
     if run.see_also is not None:
         print(f"Compare with: {run.see_also}")
-    ends = {seed: result.get("failed_at") for seed, result in summary["seeds"].items()}
-    failed = {seed: step for seed, step in ends.items() if step is not None}
-    for seed, step in failed.items():
+    failed = {s: r for s, r in summary["seeds"].items() if r.get("failed_at") is not None}
+    for seed, result in failed.items():
+        where = result["failed_in"]
+        what = "the loss is" if where == "loss" else f"the gradient of model{where} is"
         print(
-            f"error: seed {seed}: loss or gradient not finite after {step:,} steps; the parameters "
-            f"before that are in {run.info.directory}/model-seed{seed}.eqx",
+            f"error: seed {seed}: {what} not finite after {result['failed_at']:,} steps; the "
+            f"parameters before that are in {run.info.directory}/model-seed{seed}.eqx",
             file=sys.stderr,
         )
     return not failed

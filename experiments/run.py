@@ -1,57 +1,183 @@
 """The command: python experiments/run.py task=a5 model=mamba (--help lists what can be chosen)."""
 
+import os
 import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import hydra
 import jax
+import yaml
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
 from experiments.cache import use_compilation_cache
+from experiments.checkpoint import atomic
 from experiments.config import CONFIGS, build
-from experiments.errors import ConfigError
+from experiments.errors import ConfigError, EnvironmentFault, Interrupted
+from experiments.identity import identity_of
 from experiments.provenance import provenance
 from experiments.report import conclude, introduce
+from experiments.rundir import ERROR, RunDirectory
+from experiments.sweep import SweepReport
+from experiments.usage import explain
+
+OVERRIDES = "overrides.yaml"
+_tracebacks = False
 
 
 @hydra.main(version_base="1.3", config_path=CONFIGS, config_name="run")
 def main(config: DictConfig) -> None:
-    """Builds the run a configuration describes, and runs it."""
+    """Runs what a configuration describes; a single run then ends the process with its code."""
     settings = HydraConfig.get()
+    directory = Path(settings.runtime.output_dir)
+    single = settings.mode != RunMode.MULTIRUN
+    try:
+        ended_well = _run(config, settings, directory)
+        code = 0 if ended_well else 1
+    except Interrupted as error:
+        print(f"Interrupted: {error}", file=sys.stderr, flush=True)
+        sys.exit(error.exit_code)
+    except (ConfigError, EnvironmentFault, OSError) as error:
+        code = _tell(error, directory)
+    except Exception as error:
+        if single:
+            raise
+        code = _tell(error, directory, show=True)
+    if single:
+        sys.exit(code)
+
+
+def _run(config: DictConfig, settings: Any, directory: Path) -> bool:
+    """Builds a run and runs it; False if a seed failed."""
     # Full float32 products on every backend, as in PyTorch; a GPU's default would be TF32.
     jax.config.update("jax_default_matmul_precision", "highest")
     use_compilation_cache()
-    try:
-        run = build(config, settings.runtime.choices, Path(settings.runtime.output_dir))
-        where = provenance()
-        introduce(run, where["device"], settings.overrides.task)
+    run = build(config, settings.runtime.choices, directory)
+    where = _find_device()
+    with RunDirectory(directory, run.info.config) as rundir:
+        introduce(run, where["device"], settings.overrides.task, rundir)
+        if rundir.summary is not None:
+            return conclude(run, rundir.summary)
+        with atomic(directory / OVERRIDES) as file:
+            file.write(yaml.safe_dump(list(settings.overrides.task)).encode())
         try:
             run.logger.open(run.info)
             summary = run.procedure.run(
-                run.task, run.make_model, run.optimizer, run.seeds, run.logger, run.info.directory
+                run.task, run.make_model, run.optimizer, run.seeds, run.logger, rundir
             )
-            run.logger.finish({**summary, "parameters": run.parameters, **where})
+            extra = {"parameters": run.parameters, "identity": identity_of(run.info.config)}
+            run.logger.finish({**summary, **extra, **where})
+        except Interrupted:
+            run.logger.interrupt()
+            run.logger.close()
+            rundir.interruption.hand_over()
+            raise
         finally:
             run.logger.close()
-    except ConfigError as error:
-        _stop(f"error: {error}", 2, settings.mode)
-        return
-    if not conclude(run, summary):
-        _stop("error: a seed failed", 1, settings.mode)
+        return conclude(run, summary)
 
 
-def _stop(message: str, code: int, mode: RunMode | None) -> None:
-    """Ends a single run with an exit code; a job of a sweep fails, and the sweep goes on."""
-    if mode == RunMode.MULTIRUN:
-        raise RuntimeError(message)
-    print(message, file=sys.stderr)
-    sys.exit(code)
+def _find_device() -> dict[str, Any]:
+    try:
+        return provenance()
+    except RuntimeError as error:
+        raise EnvironmentFault(
+            f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')}: no such device here "
+            f"({str(error).splitlines()[0]}); expected cpu, or what this machine has"
+        ) from error
+
+
+def _tell(error: Exception, directory: Path, *, show: bool = False) -> int:
+    """Prints an error, leaves it in the run's directory, and returns its exit code."""
+    text = str(error) if isinstance(error, ConfigError | EnvironmentFault) else repr(error)
+    if isinstance(error, OSError):
+        text = f"{error.filename or directory}: {error.strerror or error}"
+    print(f"error: {text}", file=sys.stderr, flush=True)
+    if show or _tracebacks:
+        traceback.print_exception(error)
+    try:
+        (directory / ERROR).write_text(f"{text}\n", encoding="utf-8")
+    except OSError as again:
+        print(f"       {ERROR} could not be written: {again}", file=sys.stderr)
+    return getattr(error, "exit_code", 1)
+
+
+def command(arguments: Sequence[str]) -> int:
+    """The whole command line; returns the exit code, see `experiments.errors`.
+
+    Arguments:
+        arguments: Hydra's, and `resume=DIRECTORY`, which stands for the command that an earlier
+            run in that directory had.
+    """
+    global _tracebacks
+    _tracebacks = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
+    try:
+        sys.argv = ["experiments/run.py", *_expand_resume(arguments)]
+        with _hydra_raises():
+            main()
+        code = 0
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
+    except (ConfigError, HydraException, OmegaConfBaseException) as error:
+        print(f"error: {explain(error)}", file=sys.stderr, flush=True)
+        if _tracebacks:
+            traceback.print_exception(error)
+        code = ConfigError.exit_code
+    finally:
+        GlobalHydra.instance().clear()
+    if SweepReport.current is not None:
+        code = SweepReport.current.conclude() or code
+    return code
+
+
+def _expand_resume(arguments: Sequence[str]) -> list[str]:
+    """`resume=DIRECTORY` as the overrides that are kept there, and that directory."""
+    others = [a for a in arguments if not a.startswith("resume=")]
+    resumed = [a.removeprefix("resume=") for a in arguments if a.startswith("resume=")]
+    if not resumed:
+        return others
+    path = Path(resumed[-1])
+    if len(resumed) > 1 or "-m" in others or "--multirun" in others:
+        raise ConfigError(
+            f"resume: got {' '.join(resumed)} in a sweep, or twice; expected one run's directory "
+            "(a sweep goes on if the same command is given again)"
+        )
+    try:
+        saved = yaml.safe_load((path / OVERRIDES).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        saved = error
+    if not isinstance(saved, list) or not all(isinstance(item, str) for item in saved):
+        raise ConfigError(
+            f"resume: got {resumed[-1]!r}; expected the directory of an earlier run, which has "
+            f"its command in {OVERRIDES}"
+        )
+    quoted = str(path).replace("\\", "\\\\").replace("'", "\\'")
+    return [*saved, *others, f"hydra.run.dir='{quoted}'"]
+
+
+@contextmanager
+def _hydra_raises() -> Iterator[None]:
+    """Has Hydra raise its errors, where it would print them and end the process."""
+    before = os.environ.get("HYDRA_FULL_ERROR")
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        yield
+    finally:
+        del os.environ["HYDRA_FULL_ERROR"]
+        if before is not None:
+            os.environ["HYDRA_FULL_ERROR"] = before
 
 
 if __name__ == "__main__":
     # The installed module's function, not this script's, so that launchers can import it by name.
-    from experiments.run import main as entry
+    from experiments.run import command as entry
 
-    entry()
+    sys.exit(entry(sys.argv[1:]))

@@ -27,12 +27,34 @@ class TrainState(eqx.Module):
         step: steps taken.
         failed: whether the next step gave a non-finite loss or gradient; `params` and `opt_state`
             are then those before it (in "alternate" mixing, those before the half that failed).
+        culprit: where: the index of the first leaf of `params` whose gradient was not finite; −1
+            for the loss.
     """
 
     params: PyTree
     opt_state: PyTree
     step: Int[Array, ""]
     failed: Bool[Array, ""]
+    culprit: Int[Array, ""]
+
+    @classmethod
+    def first(cls, params: PyTree, opt_state: PyTree) -> "TrainState":
+        """Before any step."""
+        return cls(params, opt_state, jnp.int32(0), jnp.array(False), jnp.int32(-1))
+
+
+class Progress(eqx.Module):
+    """What a dispatch changes: the training, and what is to be told of it.
+
+    Attributes:
+        state: of the training.
+        sums: statistics of the batches, summed over the steps since the last evaluation.
+        count: how many steps those are.
+    """
+
+    state: TrainState
+    sums: dict[str, Array]
+    count: Int[Array, ""]
 
 
 class Streams(eqx.Module):
@@ -104,8 +126,9 @@ def make_step(
         with jax.numpy_dtype_promotion("standard"):  # Optax mixes its integer count with floats
             updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         # A sum is not finite if an entry is not; unlike a norm it needs no pass over squares.
-        sums = jax.tree.map(lambda g: jnp.isfinite(jnp.sum(g)), grads)
-        finite = jax.tree.reduce(jnp.logical_and, sums, jnp.isfinite(loss) & ~state.failed)
+        fine = jnp.stack([jnp.isfinite(jnp.sum(g)) for g in jax.tree.leaves(grads)])
+        finite = jnp.isfinite(loss) & jnp.all(fine) & ~state.failed
+        worst = jnp.where(jnp.isfinite(loss), jnp.argmin(fine).astype(jnp.int32), -1)
 
         def keep(new, old):
             return jnp.where(finite, new, old)
@@ -115,6 +138,7 @@ def make_step(
             jax.tree.map(keep, opt_state, state.opt_state),
             state.step,
             ~finite,
+            jnp.where(finite | state.failed, state.culprit, worst),
         ), means
 
     def step(state, batch, auxiliary, key):
@@ -129,29 +153,56 @@ def make_step(
     return step
 
 
+def start(
+    step: Callable, state: TrainState, streams: Streams, seed: Integer[Array, ""]
+) -> Progress:
+    """The progress before any step: statistics of the shapes that `step` gives, all zero."""
+    key = jr.key(seed)
+    batch, auxiliary = jax.eval_shape(streams.batches, key, state.step)
+    shapes = jax.eval_shape(step, state, batch, auxiliary, key)[1]
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    return Progress(state, zeros, jnp.zeros_like(state.step))
+
+
 def advance(
-    step: Callable, state: TrainState, streams: Streams, seed: Integer[Array, ""], n: Int[Array, ""]
-) -> tuple[TrainState, dict[str, Array]]:
+    step: Callable,
+    every: int,
+    progress: Progress,
+    streams: Streams,
+    seed: Integer[Array, ""],
+    n: Int[Array, ""],
+) -> tuple[Progress, dict[str, Array]]:
     """`n` steps of one seed in one loop on the device, or fewer if a step fails.
 
     `n` is traced: any number of steps runs the same program, and how steps are grouped into
-    dispatches changes no number.
+    dispatches changes no number of the progress.
+
+    Arguments:
+        every: the sums begin anew at multiples of so many steps.
 
     Returns:
-        The state, and the statistics averaged over the steps taken.
+        The progress, and the statistics averaged over the steps taken here.
     """
     key = jr.key(seed)
 
     def body(carry):
-        i, state, sums = carry
+        i, progress, here = carry
+        state = progress.state
         batch, auxiliary = streams.batches(key, state.step)
-        state, means = step(state, batch, auxiliary, jr.fold_in(named_key(key, "step"), state.step))
-        return i + 1, state, jax.tree.map(jnp.add, sums, means)
+        new, means = step(state, batch, auxiliary, jr.fold_in(named_key(key, "step"), state.step))
+        first, taken = state.step % every == 0, ~new.failed
 
-    batch, auxiliary = jax.eval_shape(streams.batches, key, state.step)
-    shapes = jax.eval_shape(step, state, batch, auxiliary, key)[1]
-    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-    taken, state, sums = jax.lax.while_loop(
-        lambda carry: (carry[0] < n) & ~carry[1].failed, body, (jnp.zeros_like(n), state, zeros)
+        def add(sums, mean):
+            return jnp.where(first, 0, sums) + jnp.where(taken, mean, 0)
+
+        sums = jax.tree.map(add, progress.sums, means)
+        count = jnp.where(first, 0, progress.count) + taken.astype(jnp.int32)
+        return i + 1, Progress(new, sums, count), jax.tree.map(jnp.add, here, means)
+
+    zeros = jax.tree.map(jnp.zeros_like, progress.sums)
+    taken, progress, here = jax.lax.while_loop(
+        lambda carry: (carry[0] < n) & ~carry[1].state.failed,
+        body,
+        (jnp.zeros_like(n), progress, zeros),
     )
-    return state, jax.tree.map(lambda s: s / jnp.maximum(taken, 1).astype(s.dtype), sums)
+    return progress, jax.tree.map(lambda s: s / jnp.maximum(taken, 1).astype(s.dtype), here)

@@ -5,6 +5,7 @@ from pathlib import Path
 from experiments import config
 from experiments.config import Run, compose_run
 from experiments.loggers import MemoryLogger
+from experiments.rundir import RunDirectory
 
 __all__ = ["CONFIGS", "TINY_A5", "TINY_SIGNATURE", "TINY_TRAIN", "compose_run", "execute"]
 
@@ -15,9 +16,10 @@ def execute(run: Run) -> tuple[MemoryLogger, dict]:
     """Runs it with a logger in memory; returns the logger and the summary."""
     logger = MemoryLogger()
     logger.open(run.info)
-    summary = run.procedure.run(
-        run.task, run.make_model, run.optimizer, run.seeds, logger, run.info.directory
-    )
+    with RunDirectory(run.info.directory, run.info.config) as rundir:
+        summary = run.procedure.run(
+            run.task, run.make_model, run.optimizer, run.seeds, logger, rundir
+        )
     return logger, dict(summary)
 
 

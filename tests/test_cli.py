@@ -50,10 +50,18 @@ def test_a_run_leaves_its_record(tmp_path):
 def test_a_sweep_goes_on_past_a_job_that_fails(tmp_path):
     options = ["model=rnn", "model.d_model=4", *TINY_TRAIN]
     done = run("-m", *TINY_A5, *options, "task.length=1,4", f"hydra.sweep.dir={tmp_path}/sweep")
-    assert done.returncode != 0
+    assert done.returncode == 1
     assert "task.length" in done.stderr
-    assert not (tmp_path / "sweep/0/summary.json").exists()
-    assert (tmp_path / "sweep/1/summary.json").exists()
+    (summary,) = (tmp_path / "sweep").glob("rnn-word_problem-length4-*/summary.json")
+    table = done.stdout.partition("The sweep's cells:")[2].splitlines()
+    assert ["length=1" in line and "failed" in line for line in table[1:3]] == [True, False]
+    assert "finished" in table[2]
+    assert table[3] == "1 of 2 finished"
+    again = run("-m", *TINY_A5, *options, "task.length=1,4", f"hydra.sweep.dir={tmp_path}/sweep")
+    before = summary.stat().st_mtime_ns
+    assert again.returncode == 1
+    assert "2 cells: 1 failed before, tried again; 1 finished before, passed over" in again.stdout
+    assert summary.stat().st_mtime_ns == before
 
 
 def test_help_lists_tasks_models_and_experiments():
@@ -66,8 +74,8 @@ def test_help_lists_tasks_models_and_experiments():
     ("override", "code", "message"),
     [
         ("task.length=1", 2, "task.length"),
-        ("task.lenght=4", 1, "lenght"),
-        ("model=lstm", 1, "lstm"),
+        ("task.lenght=4", 2, "lenght"),
+        ("model=lstm", 2, "lstm"),
     ],
 )
 def test_errors_are_short_and_have_an_exit_code(override, code, message):

@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 from composing import TINY_A5, compose_run, execute
 
-from experiments import checkpoint, train
+from experiments import checkpoint
 from experiments.devices import Layout, layout_of
+from experiments.loop import Loop
 
 DEVICES = 8
 SMALL = [
@@ -53,9 +54,9 @@ def outcome(case, directory):
     run = compose_run([*SMALL, *CASES[case]], directory / case)
     loops, shares = [], {}
 
-    def save(loop, directory, original=train._Loop.save):
+    def keep(loop, original=Loop.keep_models):
         loops.append(loop)
-        original(loop, directory)
+        original(loop)
 
     def share(layout, batch, original=Layout.share):
         part = original(layout, batch)
@@ -64,12 +65,13 @@ def outcome(case, directory):
         return part
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train._Loop, "save", save)
+        patch.setattr(Loop, "keep_models", keep)
         patch.setattr(Layout, "share", share)
         logger, _ = execute(run)
     (loop,) = loops
-    state = jax.tree.leaves(loop.state)
-    like = jax.tree.map(lambda x: np.zeros(x.shape[1:], x.dtype), loop.state.params)
+    state = jax.tree.leaves(loop.progress)
+    params = loop.progress.state.params
+    like = jax.tree.map(lambda x: np.zeros(x.shape[1:], x.dtype), params)
     saved = (directory / case / f"model-seed{seed}.eqx" for seed in run.seeds)
     return {
         "values": {(r.step, r.seed, r.split, r.metric): r.value for r in logger.records},

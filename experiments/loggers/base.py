@@ -111,6 +111,9 @@ class AbstractLogger(abc.ABC):
             final and best metrics; other keys, such as `"versions"`, describe the whole run.
         """
 
+    def interrupt(self) -> None:  # noqa: B027
+        """Is told, before `close`, that the run stops for now and another process goes on."""
+
     @abc.abstractmethod
     def close(self) -> None:
         """Releases everything. Safe to call twice, before `open`, and after an exception, when

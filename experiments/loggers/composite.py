@@ -37,6 +37,10 @@ class CompositeLogger(AbstractLogger):
         for logger in self.loggers:
             logger.finish(summary)
 
+    def interrupt(self) -> None:
+        for logger in self.loggers:
+            logger.interrupt()
+
     def close(self) -> None:
         """Closes all loggers, in order, even if some fail.
 

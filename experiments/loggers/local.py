@@ -48,6 +48,7 @@ class LocalLogger(AbstractLogger):
             raise RuntimeError("LocalLogger.log was called before open or after close.")
         self._file.writelines(_dumps(asdict(record)) + "\n" for record in records)
         self._file.flush()
+        os.fsync(self._file.fileno())  # a checkpoint says how long the file was
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Writes `summary.json`.

@@ -1,6 +1,7 @@
 """The training loop: what it adds to its steps, compilation, seeds, and mixed precision."""
 
 import contextlib
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,12 +14,15 @@ import jax
 import numpy as np
 
 from benchmarks.harness import Options, Row, rows, time_in_turn
-from experiments import train
 from experiments.batches import Examples
 from experiments.config import Run, compose_run
 from experiments.loggers import MemoryLogger
+from experiments.loop import SECONDS_PER_DISPATCH, Loop
 from experiments.procedure import on_device
+from experiments.program import Program
+from experiments.rundir import RunDirectory
 from experiments.step import Streams
+from experiments.train import GradientDescent
 
 PAPER = [
     "figure1/linear_cde", "figure1/s4", "figure1/s5", "figure1/mamba",
@@ -40,14 +44,14 @@ class Training:
 
     model: Any
     program: Any
-    state: Any
+    progress: Any
     streams: Any
 
     def advance(self, n: int) -> Any:
         """n more steps."""
         steps = jax.numpy.full(len(self.program.seeds), n, jax.numpy.int32)
-        self.state, _ = self.program.advance(self.state, self.streams, steps)
-        return self.state
+        self.progress, _ = self.program.advance(self.progress, self.streams, steps)
+        return self.progress
 
 
 def program_of(overrides: Sequence[str], seeds: Sequence[int]) -> Training:
@@ -55,10 +59,10 @@ def program_of(overrides: Sequence[str], seeds: Sequence[int]) -> Training:
     small = [] if any("figure1" in o or "task=area" in o for o in overrides) else SMALL_DATA[1:]
     run = build_run([*overrides, *small], seeds)
     procedure = run.procedure
-    assert isinstance(procedure, train.GradientDescent)
-    program = train._Program(procedure, run.task, run.make_model, run.optimizer, run.seeds)
+    assert isinstance(procedure, GradientDescent)
+    program = Program(procedure, run.task, run.make_model, run.optimizer, run.seeds)
     streams = procedure._streams(run.task.load())
-    return Training(run.make_model(jax.random.key(0)), program, program.init(), streams)
+    return Training(run.make_model(jax.random.key(0)), program, program.init(streams), streams)
 
 
 def loop(options: Options) -> list[Row]:
@@ -66,30 +70,33 @@ def loop(options: Options) -> list[Row]:
     overrides = ["task=a5", "model=rnn", "model.d_model=4", *SMALL_DATA, "train.batch_size=1"]
     run = build_run([*overrides, "train.auxiliary_batch_size=1", "train.steps=1000000"], [0])
     procedure = run.procedure
-    assert isinstance(procedure, train.GradientDescent)
+    assert isinstance(procedure, GradientDescent)
     data = run.task.load()
-    program: Any = train._Program(procedure, run.task, run.make_model, run.optimizer, run.seeds)
+    program: Any = Program(procedure, run.task, run.make_model, run.optimizer, run.seeds)
     logger = MemoryLogger()
     logger.open(run.info)
     streams, validation = procedure._streams(data), on_device(data.validation)
     count, memory = [0], []
 
-    def counted(state: Any, streams: Any, n: Any) -> Any:
+    def counted(progress: Any, streams: Any, n: Any) -> Any:
         count[0] += 1
         if count[0] % 500 == 1:
             memory.append(sum(a.nbytes for a in jax.live_arrays()))
         if count[0] == 2001:
             raise StopIteration
-        return advance(state, streams, jax.numpy.minimum(n, 1))
+        return advance(progress, streams, jax.numpy.minimum(n, 1))
 
     advance, program.advance = program.advance, counted
-    training = train._Loop(procedure, run.task, program, run.seeds, logger, streams, validation)
-    training.pace.done = lambda n: None  # type: ignore[method-assign]
-    training._evaluate = lambda step: None  # type: ignore[method-assign]
-    advance(program.init(), streams, jax.numpy.ones(1, jax.numpy.int32))
-    start = time.perf_counter()
-    with contextlib.suppress(StopIteration):
-        training.run()
+    with tempfile.TemporaryDirectory() as directory, RunDirectory(Path(directory), {}) as rundir:
+        training = Loop(
+            procedure, run.task, program, run.seeds, logger, rundir, streams, validation
+        )
+        training.pace.done = lambda n: None  # type: ignore[method-assign]
+        training._evaluate = lambda: setattr(training, "evaluated", training.step)  # type: ignore[method-assign]
+        advance(program.init(streams), streams, jax.numpy.ones(1, jax.numpy.int32))
+        start = time.perf_counter()
+        with contextlib.suppress(StopIteration):
+            training.run()
     milliseconds = 1e3 * (time.perf_counter() - start) / 2000
     return [
         {
@@ -97,7 +104,7 @@ def loop(options: Options) -> list[Row]:
             "case": "2,000 dispatches of a step that costs next to nothing",
             "form": "host and device, a dispatch",
             "milliseconds": milliseconds,
-            "share of a dispatch": milliseconds / 1e3 / train.SECONDS_PER_DISPATCH,
+            "share of a dispatch": milliseconds / 1e3 / SECONDS_PER_DISPATCH,
             "device kB after 500": memory[1] / 1e3,
             "after 2,000": memory[-1] / 1e3,
         }
@@ -130,13 +137,13 @@ def _programs(run: Run) -> list[Callable[[], Any]]:
     task = run.task
     shape = (task.length,) if task.channels is None else (task.length, task.channels)
     dtype = "float32" if task.vocabulary is None else "uint8"
-    if not isinstance(procedure, train.GradientDescent):
+    if not isinstance(procedure, GradientDescent):
         batch = jax.ShapeDtypeStruct((procedure.batch_size, *shape), dtype)
         inputs = np.broadcast_to(np.zeros((), dtype), (10_000, *shape))
         shapes = eqx.filter(eqx.filter_eval_shape(run.make_model, jax.random.key(0)), _is_shape)
         compute = procedure._compile(run.make_model, inputs)
         return [lambda: compute.lower(shapes, batch).compile()]
-    program: Any = train._Program(procedure, task, run.make_model, run.optimizer, run.seeds)
+    program: Any = Program(procedure, task, run.make_model, run.optimizer, run.seeds)
     target = shape if task.per_position else (1,)
     target_dtype = "float32" if task.vocabulary is None else "uint8"
 
@@ -153,12 +160,15 @@ def _programs(run: Run) -> list[Callable[[], Any]]:
     streams = Streams(
         examples(800_000), auxiliary, procedure.batch_size, procedure.auxiliary_batch_size
     )
-    state = jax.eval_shape(program.init)
-    steps = jax.ShapeDtypeStruct((len(run.seeds),), "int32")
+    progress = jax.eval_shape(program.init, streams)
+    params, validation = progress.state.params, examples(200_000)
+    steps, n = jax.ShapeDtypeStruct((len(run.seeds),), "int32"), jax.ShapeDtypeStruct((), "int32")
+    sums = jax.eval_shape(lambda: program.zeros(params, validation))
+    seeds = program.seeds
     return [
-        lambda: program.init.lower().compile(),
-        lambda: program.advance.lower(state, streams, steps).compile(),
-        lambda: program.evaluate.lower(state.params, examples(200_000)).compile(),
+        lambda: program._init.lower(seeds, streams).compile(),
+        lambda: program._advance.lower(progress, streams, seeds, steps).compile(),
+        lambda: program.evaluate.lower(params, validation, sums, n, n).compile(),
     ]
 
 

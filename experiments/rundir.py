@@ -1,0 +1,217 @@
+"""A run's directory: one process at a time, and everything needed to go on where it stopped."""
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import shutil
+import socket
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TextIO
+
+import jax
+import jax.numpy as jnp
+import yaml
+from jaxtyping import PyTree
+
+from experiments import checkpoint
+from experiments.checkpoint import Checkpoint
+from experiments.errors import ConfigError, EnvironmentFault
+from experiments.identity import code_version, differences
+from experiments.interruption import Interruption
+from experiments.loggers.local import METRICS
+
+ERROR = "error.txt"
+
+_log = logging.getLogger(__name__)
+
+
+class RunDirectory:
+    """The directory of a run, and what an earlier process left in it.
+
+    `state` tells what was found: "new"; "finished", with its `summary`; or "resumed", with a
+    `restored` checkpoint. In the last case `metrics.jsonl` has been cut to what it was when that
+    checkpoint was written: the rest comes again. A run of which a seed failed starts anew.
+
+    To be used as a context manager, which keeps other processes out and notes signals.
+
+    Arguments:
+        path: made if it is missing.
+        config: the resolved configuration; an earlier run must have had the same, but for keys
+            that change no number, and for `train.steps`, which may have become more.
+
+    Raises (on entering):
+        ConfigError: if the directory holds a run of another configuration; it names the keys.
+        EnvironmentFault: if another process has the directory, or it cannot be used.
+    """
+
+    def __init__(self, path: Path, config: Mapping[str, Any]):
+        self.path = Path(path)
+        self.config = config
+        self.state = "new"
+        self.summary: dict[str, Any] | None = None
+        self.restored: Checkpoint | None = None
+        self.interruption = Interruption()
+        self._stack = contextlib.ExitStack()
+        self._writer: ThreadPoolExecutor | None = None
+        self._pending: Future[Path] | None = None
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where the checkpoints are."""
+        return self.path / "checkpoints"
+
+    def __enter__(self) -> "RunDirectory":
+        try:
+            self._stack.enter_context(_locked(self.path))
+            self._find()
+        except OSError as error:
+            self._stack.close()
+            raise EnvironmentFault(
+                f"run directory {self.path}: {error.strerror or error}; expected a directory that "
+                "can be written"
+            ) from error
+        except BaseException:
+            self._stack.close()
+            raise
+        self._stack.enter_context(self.interruption.watching())
+        self._writer = self._stack.enter_context(ThreadPoolExecutor(1, "checkpoint"))
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self._stack.close()
+
+    def save(self, tree: PyTree, description: Mapping[str, Any], *, wait: bool = False) -> None:
+        """Writes a checkpoint, off this thread unless it is to `wait`.
+
+        Arguments:
+            tree: of device arrays, which may be given away as soon as this returns.
+            description: of the procedure, plain data; `restored.description["procedure"]` later.
+
+        Raises:
+            EnvironmentFault: if this checkpoint or the one before could not be written.
+        """
+        self.flush()
+        assert self._writer is not None
+        ids = self.path / "wandb_ids.json"
+        whole = {
+            "procedure": dict(description),
+            "config": dict(self.config),
+            "code": code_version(),
+            "metrics_bytes": _size(self.path / METRICS),
+            "wandb_ids": json.loads(ids.read_text()) if ids.exists() else None,
+        }
+        copies = jax.tree.map(jnp.copy, tree)
+        self._pending = self._writer.submit(checkpoint.write, self.checkpoints, copies, whole)
+        if wait:
+            self.flush()
+
+    def flush(self) -> None:
+        """Waits for the checkpoint that is being written.
+
+        Raises:
+            EnvironmentFault: if it could not be.
+        """
+        pending, self._pending = self._pending, None
+        if pending is None:
+            return
+        try:
+            pending.result()
+        except OSError as error:
+            raise EnvironmentFault(
+                f"checkpoint in {self.checkpoints}: {error.strerror or error}; the last good one "
+                "is kept, and the same command goes on from it"
+            ) from error
+
+    def _find(self) -> None:
+        """Looks at what an earlier process left."""
+        (self.path / ERROR).unlink(missing_ok=True)
+        for torn in self.checkpoints.glob(".checkpoint-*"):  # of a process killed while writing
+            torn.unlink()
+        summary = self.path / "summary.json"
+        config = self.path / "config.yaml"
+        known = summary.exists() or bool(checkpoint.list_files(self.checkpoints))
+        if known and config.exists():
+            before = yaml.safe_load(config.read_text(encoding="utf-8")) or {}
+            if different := differences(before, self.config):
+                raise ConfigError(
+                    f"run directory {self.path}: it holds a run of another configuration; "
+                    f"different are {'; '.join(different)}; choose another hydra.run.dir"
+                )
+        if summary.exists():
+            self.summary = json.loads(summary.read_text(encoding="utf-8"))
+            failed = any(s.get("failed_at") is not None for s in self.summary["seeds"].values())
+            steps = self.config.get("train", {}).get("steps")
+            if not failed and (self.summary.get("steps") in (None, steps)):
+                self.state = "finished"
+                return
+            if failed:
+                _log.warning("%s: a seed failed before; it starts anew.", self.path)
+                shutil.rmtree(self.checkpoints, ignore_errors=True)
+            summary.unlink()
+            self.summary = None
+        self._resume()
+
+    def _resume(self) -> None:
+        """Takes the newest whole checkpoint, and the metrics up to it."""
+        metrics = self.path / METRICS
+        try:
+            found = checkpoint.newest(self.checkpoints, lambda text: _log.warning("%s.", text))
+        except checkpoint.CheckpointError as error:
+            raise EnvironmentFault(str(error)) from error
+        if found is None:
+            metrics.unlink(missing_ok=True)
+            return
+        description = found.description
+        if different := differences(description["config"], self.config):
+            raise ConfigError(
+                f"{found.path}: it is of another configuration; different are "
+                f"{'; '.join(different)}; choose another hydra.run.dir"
+            )
+        if description["code"] != code_version():
+            _log.warning("%s was written by other code; the run may not be the same.", found.path)
+        if _size(metrics) < description["metrics_bytes"]:
+            raise EnvironmentFault(
+                f"{metrics} is shorter than when {found.path.name} was written; remove the "
+                "directory to start again"
+            )
+        if metrics.exists():
+            os.truncate(metrics, description["metrics_bytes"])
+        ids = self.path / "wandb_ids.json"
+        if description["wandb_ids"] and not ids.exists():
+            ids.write_text(json.dumps(description["wandb_ids"]))
+        self.state, self.restored = "resumed", found
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Any:
+    """Holds the directory; the kernel lets go of it when the process ends, however it ends.
+
+    Raises:
+        EnvironmentFault: if another process holds it.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    with open(path / ".lock", "a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise EnvironmentFault(
+                f"run directory {path}: in use by {_holder(file)}; expected a directory that no "
+                "other process is running in"
+            ) from error
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        yield
+
+
+def _holder(file: TextIO) -> str:
+    file.seek(0)
+    return file.read() or "another process"
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
