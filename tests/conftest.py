@@ -20,6 +20,15 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+def pytest_collection_modifyitems(items):
+    """Tests of minutes are for `make test-slow`."""
+    if not os.environ.get("SLOW_TESTS"):
+        skip = pytest.mark.skip(reason="slow: make test-slow")
+        for item in items:
+            if "slow" in item.keywords:
+                item.add_marker(skip)
+
+
 @pytest.fixture
 def x64():
     """Runs a test in float64, for oracles that must agree to many digits."""

@@ -82,7 +82,6 @@ def outcome(case, directory):
     }
 
 
-@pytest.mark.slow
 def test_eight_devices_train_and_evaluate_as_one_does(tmp_path):
     """Seeds in groups or in one, a batch that the devices divide and one that they do not."""
     flags = f"--xla_force_host_platform_device_count={DEVICES} {os.environ['XLA_FLAGS']}"
