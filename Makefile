@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup test a5 lint format benchmark lock clean FORCE
+.PHONY: help setup test test-slow test-slurm a5 lint format benchmark lock clean FORCE
 
 # The environment is .venv, and .venv/.locked-NAME says that requirements NAME are in it, completely.
 # CUDA is remembered: after `make setup CUDA=13` the other commands keep that environment.
@@ -26,6 +26,8 @@ help:
 	@echo 'make setup             create .venv and install the locked requirements (CUDA=13 or CUDA=12 for NVIDIA GPUs,'
 	@echo '                       PYTHON=python3.12 for another Python)'
 	@echo 'make test              run the tests          make test ARGS="-k scan"'
+	@echo 'make test-slow         tests of minutes: 25 kills, 200,000 steps, long outages'
+	@echo 'make test-slurm        sweeps on a Slurm of one node, as root; see docs/cluster.md'
 	@echo 'make a5                train Mamba on A5      make a5 ARGS="seeds=[1]"'
 	@echo 'make lint              ruff check, ruff format --check, mypy'
 	@echo 'make format            let ruff sort imports and format'
@@ -63,6 +65,12 @@ $(stamp): $(lock_file) pyproject.toml $(if $(shell test -x $(python) && echo yes
 
 test: setup
 	$(python) -m pytest$(args)
+
+test-slow: setup
+	SLOW_TESTS=1 $(python) -m pytest -m slow$(args)
+
+test-slurm: setup
+	SLURM_TESTS=1 $(python) -m pytest -m slurm -n 0$(args)
 
 a5: setup
 	$(python) experiments/run.py task=a5 model=mamba$(args)
