@@ -20,6 +20,10 @@ class EnvironmentFault(RuntimeError):
     exit_code = 1
 
 
+class InUse(EnvironmentFault):
+    """Another process is running in the directory, which is left alone."""
+
+
 class Interrupted(Exception):
     """The run was told to stop by a signal, and has written a checkpoint."""
 

@@ -6,12 +6,15 @@ Where the results go, how they are logged and how many devices compute them are 
 import functools
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 UNRELATED = ("logger", "published", "see_also", "resume", "train.checkpoint_seconds")
 """Keys that do not change what is computed."""
+
+SWEEP_CODE = "SELECTIVE_SSM_SWEEP_CODE"
 
 EXTENSIBLE = ("train.steps",)
 """Keys whose number a run may raise when it goes on."""
@@ -24,9 +27,13 @@ def cell_of(config: Mapping[str, Any]) -> str:
 
 
 def identity_of(config: Mapping[str, Any]) -> str:
-    """Eight digits that tell runs apart: by configuration, seeds and code."""
+    """Eight digits that tell runs apart: by configuration, seeds and code.
+
+    The code of a sweep is what it was when the sweep was started (`SWEEP_CODE` in the environment),
+    so that a job which starts late, or again, finds its directory.
+    """
     flat = {k: v for k, v in flatten(config).items() if not _under(k, UNRELATED)}
-    return _hash({**flat, "code": code_version()})
+    return _hash({**flat, "code": os.environ.get(SWEEP_CODE) or code_version()})
 
 
 @functools.cache

@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from experiments.cache import use_compilation_cache
 from experiments.checkpoint import atomic
 from experiments.config import CONFIGS, build
-from experiments.errors import ConfigError, EnvironmentFault, Interrupted
+from experiments.errors import ConfigError, EnvironmentFault, Interrupted, InUse
 from experiments.identity import identity_of
 from experiments.provenance import provenance
 from experiments.report import conclude, introduce
@@ -103,6 +103,8 @@ def _tell(error: Exception, directory: Path, *, show: bool = False) -> int:
     print(f"error: {text}", file=sys.stderr, flush=True)
     if show or _tracebacks:
         traceback.print_exception(error)
+    if isinstance(error, InUse):
+        return error.exit_code
     try:
         (directory / ERROR).write_text(f"{text}\n", encoding="utf-8")
     except OSError as again:
@@ -131,6 +133,14 @@ def command(arguments: Sequence[str]) -> int:
         if _tracebacks:
             traceback.print_exception(error)
         code = ConfigError.exit_code
+    except Exception as error:
+        if SweepReport.current is None:
+            raise
+        # A job that its scheduler lost, cancelled for example.
+        print(f"error: {type(error).__name__}: {error}".splitlines()[0], file=sys.stderr)
+        if _tracebacks:
+            traceback.print_exception(error)
+        code = EnvironmentFault.exit_code
     finally:
         GlobalHydra.instance().clear()
     if SweepReport.current is not None:

@@ -7,7 +7,7 @@ import logging
 import os
 import shutil
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TextIO
@@ -19,12 +19,12 @@ from jaxtyping import PyTree
 
 from experiments import checkpoint
 from experiments.checkpoint import Checkpoint
-from experiments.errors import ConfigError, EnvironmentFault
+from experiments.errors import ConfigError, EnvironmentFault, InUse
 from experiments.identity import code_version, differences
 from experiments.interruption import Interruption
 from experiments.loggers.local import METRICS
 
-ERROR = "error.txt"
+ERROR, LOCK = "error.txt", ".lock"
 
 _log = logging.getLogger(__name__)
 
@@ -45,7 +45,8 @@ class RunDirectory:
 
     Raises (on entering):
         ConfigError: if the directory holds a run of another configuration; it names the keys.
-        EnvironmentFault: if another process has the directory, or it cannot be used.
+        InUse: if another process is running in the directory.
+        EnvironmentFault: if the directory, or what is in it, cannot be used.
     """
 
     def __init__(self, path: Path, config: Mapping[str, Any]):
@@ -187,25 +188,39 @@ class RunDirectory:
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Any:
+def _locked(path: Path) -> Iterator[None]:
     """Holds the directory; the kernel lets go of it when the process ends, however it ends.
 
     Raises:
-        EnvironmentFault: if another process holds it.
+        InUse: if another process holds it.
     """
     path.mkdir(parents=True, exist_ok=True)
-    with open(path / ".lock", "a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise EnvironmentFault(
+    with open(path / LOCK, "a+", encoding="utf-8") as file:
+        if not _take(file):
+            raise InUse(
                 f"run directory {path}: in use by {_holder(file)}; expected a directory that no "
                 "other process is running in"
-            ) from error
+            )
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()
         yield
+
+
+def is_running(path: Path) -> bool:
+    """Whether a process, on this or another machine, holds a run's directory."""
+    if not (path / LOCK).exists():
+        return False
+    with open(path / LOCK, encoding="utf-8") as file:
+        return not _take(file)
+
+
+def _take(file: TextIO) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _holder(file: TextIO) -> str:

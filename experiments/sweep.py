@@ -5,6 +5,7 @@ has done: finished cells are passed over, failed and interrupted ones are tried 
 """
 
 import json
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,8 +20,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from experiments import checkpoint
 from experiments.config import run_name
-from experiments.identity import identity_of
-from experiments.rundir import ERROR
+from experiments.identity import SWEEP_CODE, code_version, identity_of
+from experiments.rundir import ERROR, is_running
 
 
 def _cell(*, _root_: Any) -> str:
@@ -38,7 +39,7 @@ class Outcome:
     """What a cell's directory tells.
 
     Attributes:
-        state: "finished", "failed", "interrupted" or "not run".
+        state: "finished", "failed", "interrupted", "running" or "not run".
         note: the metric of a finished cell, the reason of a failed one, or how far it came.
         seconds: of training, if finished.
     """
@@ -50,6 +51,8 @@ class Outcome:
 
 def outcome(directory: Path) -> Outcome:
     """What became of the run in a directory."""
+    if is_running(directory):
+        return Outcome("running")
     if (directory / ERROR).exists():
         lines = (directory / ERROR).read_text(encoding="utf-8").splitlines()
         return Outcome("failed", lines[0] if lines else "")
@@ -82,13 +85,15 @@ class SweepReport(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Lists the cells, with their directories or why they have none."""
+        os.environ[SWEEP_CODE] = code_version()  # the jobs inherit it
         jobs = _jobs(config)
         common = set.intersection(*map(set, jobs))
         names = [" ".join(o for o in job if o not in common) or "the only cell" for job in jobs]
         self.cells = [(name, *_place(config, job)) for name, job in zip(names, jobs, strict=True)]
         SweepReport.current = self
         words = {"finished": "finished before, passed over", "failed": "failed before, tried again",
-                 "interrupted": "interrupted before, resumed", "not run": "new"}  # fmt: skip
+                 "interrupted": "interrupted before, resumed", "not run": "new",
+                 "running": "running elsewhere, left alone"}  # fmt: skip
         counts = Counter(self._outcome(cell).state for cell in self.cells)
         found = [f"{n} {words[state]}" for state, n in counts.items()]
         print(f"Sweep:    {len(self.cells)} cells: {'; '.join(found)}", flush=True)
@@ -96,6 +101,7 @@ class SweepReport(Callback):
     def conclude(self) -> int:
         """Prints a table of the cells; returns 1 if any is not finished, else 0."""
         SweepReport.current = None
+        os.environ.pop(SWEEP_CODE, None)
         rows = [(cell[0], self._outcome(cell)) for cell in self.cells]
         width = max((len(name) for name, _ in rows), default=0)
         print("\nThe sweep's cells:")

@@ -10,6 +10,7 @@ import yaml
 from composing import TINY_A5, TINY_TRAIN
 
 from experiments.loggers import read_metrics
+from experiments.rundir import RunDirectory
 
 ROOT = Path(__file__).parents[1]
 
@@ -62,6 +63,20 @@ def test_a_sweep_goes_on_past_a_job_that_fails(tmp_path):
     assert again.returncode == 1
     assert "2 cells: 1 failed before, tried again; 1 finished before, passed over" in again.stdout
     assert summary.stat().st_mtime_ns == before
+
+
+def test_a_sweep_leaves_a_cell_that_is_running_alone(tmp_path):
+    sweep = ["-m", *TINY_A5, "model=rnn", "model.d_model=4", *TINY_TRAIN]
+    sweep.append(f"hydra.sweep.dir={tmp_path}")
+    assert run(*sweep).returncode == 0
+    (cell,) = tmp_path.glob("rnn-*")
+    (cell / "summary.json").unlink()
+    with RunDirectory(cell, yaml.safe_load((cell / "config.yaml").read_text())):
+        done = run(*sweep)
+    assert done.returncode == 1
+    assert "1 running elsewhere, left alone" in done.stdout
+    assert "in use by process" in done.stderr
+    assert not (cell / "error.txt").exists()
 
 
 def test_help_lists_tasks_models_and_experiments():

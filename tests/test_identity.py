@@ -74,6 +74,14 @@ def test_other_code_is_another_run(tmp_path, monkeypatch):
     assert len(code_version()) == 8
 
 
+def test_a_sweep_keeps_the_code_it_was_started_with(tmp_path, monkeypatch):
+    before = config(tmp_path)
+    one = identity_of(before)
+    monkeypatch.setenv(identity.SWEEP_CODE, code_version())
+    monkeypatch.setattr(identity, "code_version", lambda: "edited since")
+    assert identity_of(before) == one
+
+
 def test_differences_name_the_keys_and_both_values(tmp_path):
     one, other = config(tmp_path), config(tmp_path, "optimizer.learning_rate=0.5", "model=rnn")
     found = differences(one, other)

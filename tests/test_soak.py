@@ -42,7 +42,8 @@ def test_memory_and_files_stay_constant(tmp_path):
     lines = (tmp_path / "run" / "memory.jsonl").read_text().splitlines()
     measured = {step: (rss, files) for step, rss, files in map(json.loads, lines)}
     assert len(measured) == 401
-    early, late = measured[10_000], measured[200_000]
-    assert late[0] < 1.05 * early[0]
-    assert late[1] == early[1]
+    assert measured[200_000][0] < 1.05 * measured[10_000][0]
+    early, late = (range(s, s + 10_000, 500) for s in (10_000, 190_500))
+    # The least of twenty: a checkpoint may just be open.
+    assert min(measured[s][1] for s in early) == min(measured[s][1] for s in late)
     assert len(list((tmp_path / "run" / "checkpoints").iterdir())) == 2
