@@ -1,74 +1,65 @@
 """Draws figures from recorded results only.
 
-    python scripts/figures.py quick            docs/quick_a5.png, from results/quick/
+    python scripts/figures.py quick      docs/quick_a5.png, from results/quick/
+    python scripts/figures.py figure1    docs/figures/figure1.png and .pdf, from results/figure1/
+    python scripts/figures.py figure2    the same of Figure 2
+    python scripts/figures.py all
+    python scripts/figures.py figure1 figure2 --results results/small
 
-`results/quick/<model>/` holds the `metrics.jsonl`, `summary.json` and `config.yaml` of one run of
-each quick preset: copy a run directory's files there to draw another.
+A folder of results that holds `published/` is the paper's: its `figure1/` and `figure2/` are drawn,
+solid, over the published values, faint. In any other every run below it is drawn, alone, and the
+names of the files begin with the folder's. `quick/<model>/` holds the `metrics.jsonl`,
+`summary.json` and `config.yaml` of one run of each quick preset: copy a run directory's files
+there to draw another.
 """
 
 import argparse
-import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-
-from experiments.loggers import read_metrics
+from drawing.figure1 import draw_figure1
+from drawing.figure2 import draw_figure2
+from drawing.quick import draw_quick
+from drawing.results import is_of_paper, read_results
+from drawing.style import save
 
 ROOT = Path(__file__).resolve().parents[1]
-# Okabe and Ito's colours, which colour-blind readers can tell apart.
-STYLES = {
-    "linear_cde": ("Linear CDE, dense", "#D55E00", "o"),
-    "mamba": ("Mamba, one block", "#0072B2", "s"),
-}
+DRAW = {"figure1": draw_figure1, "figure2": draw_figure2}
 
 
-def quick(results: Path, output: Path) -> None:
-    """Validation accuracy on A5 at length 3 against seconds of training, for the quick presets."""
-    figure, axes = plt.subplots(figsize=(6.4, 3.4), layout="constrained")
-    device, baseline = "", float("nan")
-    for model, (label, colour, marker) in STYLES.items():
-        directory = results / model
-        records = [r for r in read_metrics(directory) if (r.split, r.metric) == ("val", "accuracy")]
-        summary = json.loads((directory / "summary.json").read_text(encoding="utf-8"))
-        baseline = summary["baselines"]["accuracy_two_positions"]
-        device = summary["device"]["kind"]
-        axes.plot(
-            [r.seconds for r in records],
-            [r.value for r in records],
-            color=colour,
-            marker=marker,
-            markersize=4,
-            label=f"{label} ({summary['parameters']:,} parameters)",
-        )
-    axes.axhline(baseline, color="0.5", linestyle="--", linewidth=1)
-    axes.text(
-        axes.get_xlim()[1], baseline, "two positions solved ", color="0.4", ha="right", va="bottom"
-    )
-    axes.set(
-        xlabel=f"seconds, compilation included ({device})",
-        ylabel="validation accuracy",
-        title="A5, length 3, quick presets",
-        ylim=(0, 1.02),
-    )
-    axes.legend(loc="lower right", frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(output, dpi=160)
+def draw_paper(name: str, results: Path, folder: Path) -> list[Path]:
+    """Draws Figure 1 or 2 into a folder; returns the files written."""
+    figure = DRAW[name](read_results(results, name))
+    stem = name if is_of_paper(results) else f"{results.name}_{name}"
+    paths = [folder / f"{stem}.{kind}" for kind in ("png", "pdf")]
+    for path in paths:
+        save(figure, path)
+    return paths
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Parses the command line and draws."""
     parser = argparse.ArgumentParser(description="Draws figures from recorded results.")
-    parser.add_argument("figure", choices=["quick"])
-    parser.add_argument("--results", type=Path, default=ROOT / "results" / "quick")
-    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "quick_a5.png")
-    options = parser.parse_args()
-    quick(options.results, options.output)
-    print(options.output)
+    parser.add_argument("figures", nargs="+", choices=["quick", *DRAW, "all"])
+    parser.add_argument("--results", type=Path, help="results/; for quick alone, results/quick/")
+    parser.add_argument("--output", type=Path, help="docs/figures/; for quick, docs/quick_a5.png")
+    options = parser.parse_args(arguments)
+    wanted, results = set(options.figures), options.results or ROOT / "results"
+    try:
+        for name in DRAW:
+            if wanted & {name, "all"}:
+                folder = options.output or ROOT / "docs" / "figures"
+                print(*draw_paper(name, results, folder), sep="\n")
+        quick = options.results if "quick" in wanted and options.results else results / "quick"
+        if "quick" in wanted or ("all" in wanted and quick.is_dir()):
+            path = options.output or ROOT / "docs"
+            path = path if path.suffix else path / "quick_a5.png"
+            save(draw_quick(quick), path, dpi=160)
+            print(path)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     return 0
 
 

@@ -1,0 +1,1 @@
+"""What `scripts/compare.py` compares, each part in a file of its own."""

@@ -1,0 +1,48 @@
+"""A row for each cell of any runs."""
+
+import math
+import statistics
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any
+
+from comparing.cells import middle_and_range, settings_note
+from experiments.records import Group
+
+
+def runs_rows(groups: Iterable[Group]) -> list[dict[str, Any]]:
+    """The rows, by task, model and size."""
+    ordered = ("task", "model", "size", "depth")
+    return sorted(map(runs_row, groups), key=lambda row: [row[key] for key in ordered])
+
+
+def runs_row(group: Group) -> dict[str, Any]:
+    """The seeds of a cell, by their last validation metric.
+
+    Median steps, to the threshold, count a seed that is not solved as never.
+    """
+    run, seeds = group.runs[0], group.seeds
+    mean, low, high = middle_and_range([s.final for s in seeds if s.final is not None])
+    solved = median = None
+    if run.threshold is not None:
+        steps = [math.inf if s.steps_to_threshold is None else s.steps_to_threshold for s in seeds]
+        solved = sum(step < math.inf for step in steps) / len(steps)
+        median = statistics.median(steps)
+    return {
+        **asdict(group.cell),
+        "metric": run.metric,
+        "seeds": len(seeds),
+        "mean": mean,
+        "min": low,
+        "max": high,
+        "solved": solved,
+        "median_steps": None if median == math.inf else median,
+        "state": _count([s.state for s in seeds]),
+        "note": settings_note(group),
+    }
+
+
+def _count(states: list[str]) -> str:
+    """ "finished" if all are, else such as "2 finished, 1 failed"."""
+    found = dict.fromkeys(states)
+    return ", ".join(s if len(found) == 1 else f"{states.count(s)} {s}" for s in found)

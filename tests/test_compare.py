@@ -1,0 +1,197 @@
+"""Tables and JSON of any runs and of the paper's cells, and exit codes."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from recorded import paper_results, write_run
+
+from experiments.records import merge, read_runs
+
+ROOT = Path(__file__).parents[1]
+PASS = [(0, 0.1), (10_000, 0.91)]
+
+
+def fail(last=990_000):
+    return [(0, 0.1), (last, 0.9)]  # 0.90 itself does not pass
+
+
+@pytest.fixture
+def compare(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    import compare
+
+    return compare
+
+
+@pytest.fixture
+def results(tmp_path):
+    return paper_results(tmp_path)
+
+
+def agreeing(results):
+    write_run(
+        results / "figure1" / "features",
+        {seed: [(0, 2e-4)] for seed in range(5)},
+        model="linear_cde",
+        dimension=2,
+        procedure="readout",
+        width=256,
+    )
+    write_run(results / "figure1" / "mamba", {0: [(0, 0.11), (20_000, 0.045)]}, dimension=2)
+    for length in (3, 4):
+        folder = results / "figure2" / f"{length}"
+        for seed in (0, 1):  # run apart
+            write_run(folder / f"{seed}", {seed: PASS}, model="linear_cde", length=length)
+
+
+def tables(printed):
+    """The rows of the tables in what was printed, as {column: text}."""
+    rows, header = [], None
+    for line in printed.splitlines():
+        if line.startswith(("Figure", "task")):
+            header = [(m.start(), m[0]) for m in re.finditer(r"\S+( \S+)*", line)]
+        elif not line or header is None:
+            header = None
+        else:
+            ends = [start for start, _ in header[1:]] + [None]
+            rows.append(
+                {name: line[a:b].strip() for (a, name), b in zip(header, ends, strict=True)}
+            )
+    return rows
+
+
+def number(text):
+    return None if text == "–" else "none" if text == "none" else float(text.replace(",", ""))
+
+
+def spread(text):
+    """Mean, least and greatest in `mean (least – greatest)`."""
+    mean, _, rest = text.partition(" (")
+    low, _, high = rest.rstrip(")").partition(" – ")
+    return [number(mean), *(number(part) if part else None for part in (low, high))]
+
+
+def near(values):
+    return [pytest.approx(v, rel=1e-4) if isinstance(v, float) else v for v in values]
+
+
+def test_json_says_what_the_table_says(compare, results, tmp_path, capsys):
+    agreeing(results)
+    file = tmp_path / "out.json"
+    arguments = ["published", "--results", str(results), "--json", str(file)]
+    assert compare.main(arguments) == 0
+    printed, data = capsys.readouterr().out, json.loads(file.read_text())
+    rows = tables(printed)
+    assert len(data["figure1"]) == 20
+    assert len(data["figure2"]) == 70
+    for shown, row in zip(rows, data["figure1"] + data["figure2"], strict=True):
+        seeds, verdict, note = int(shown["seeds"]), shown["verdict"], shown["note"]
+        assert (seeds, verdict, note) == (row["seeds"], row["verdict"], row["note"])
+        assert spread(shown["ours"]) == near(row[k] for k in ("ours", "ours_min", "ours_max"))
+        if "step" in shown:
+            assert (shown["Figure 1: RMSE"], number(shown["step"])) == (row["id"], row["step"])
+            names = ("published", "published_min", "published_max")
+            assert spread(shown["published"]) == near(row[name] for name in names)
+        else:
+            assert shown["Figure 2: blocks"] == row["id"]
+            assert number(shown["published"]) == row["published"]
+            assert number(shown["steps"]) == row["published_steps"]
+            names = ("median_steps", "min_steps", "max_steps")
+            assert spread(shown["our steps"]) == near(row[name] for name in names)
+            assert shown["passed"] == (row["passed"] or "–")
+    assert data["counts"]["figure1"] == {"agrees": 2, "differs": 0, "not run": 18}
+    assert data["counts"]["figure2"] == {"agrees": 2, "differs": 0, "not run": 68}
+    assert "figure2: 2 agrees, 0 differs, 68 not run" in printed
+
+
+def test_check_fails_only_if_what_was_run_differs(compare, results, capsys):
+    arguments = ["published", "--results", str(results)]
+    assert compare.main([*arguments, "--check"]) == 0  # nothing was run
+    agreeing(results)
+    assert compare.main([*arguments, "--check"]) == 0
+    write_run(results / "figure2" / "rnn", {0: fail(20)}, model="rnn")
+    assert compare.main([*arguments, "--check"]) == 0  # stopped too soon to tell
+    capsys.readouterr()
+
+
+def test_check_finds_a_difference_in_either_figure(compare, results, capsys):
+    check = ["published", "--results", str(results), "--check"]
+    write_run(results / "figure2" / "a", {0: fail()}, model="linear_cde")
+    assert compare.main(check) == 1
+    assert compare.main(check[:-1]) == 0
+    shutil.rmtree(results / "figure2")
+    write_run(results / "figure1" / "a", {0: [(20_000, 0.2)]}, dimension=2)
+    assert compare.main(check) == 1
+    assert "above the published range" in capsys.readouterr().out
+
+
+def test_runs_that_are_no_cell_of_the_paper_are_named(compare, results, capsys):
+    write_run(results / "figure1" / "a", {0: [(20_000, 0.2)]}, dimension=2, activation="gelu")
+    write_run(results / "figure2" / "b", {0: PASS}, length=13)
+    assert compare.main(["published", "--results", str(results), "--check"]) == 0
+    printed = capsys.readouterr().out
+    assert "not in the paper: mamba on area 2, depth 1 nonlinear, width 1024" in printed
+    assert "not in the paper: mamba on A5 13, depth 1, width 1024" in printed
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"preset": "quick"}, "preset: got 'quick'; expected 'figure2'"),
+        ({"width": 64}, "expected one width"),
+        ({}, "seed 0 of mamba on A5 3, depth 1, width 1024 twice"),
+    ],
+)
+def test_runs_that_cannot_be_compared_are_one_error(compare, results, capsys, options, reason):
+    write_run(results / "figure2" / "a", {0: PASS})
+    write_run(results / "figure2" / "b", {0: PASS}, **options)
+    assert compare.main(["published", "--results", str(results)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert reason in error
+    assert error.count("\n") == 1
+
+
+def test_a_table_of_runs(compare, tmp_path, capsys):
+    write_run(tmp_path / "a", {0: PASS, 1: fail(20_000), 2: [(30, 0.92)]}, learning_rate=1e-4)
+    write_run(tmp_path / "b", {3: [(0, 0.5)]}, finished=False)
+    write_run(tmp_path / "c", {0: PASS, 1: fail(), 2: fail()}, length=4)
+    write_run(tmp_path / "d", {0: [(9, 0.3)], 1: [(9, 0.5)]}, dimension=3, failed={1: 9})
+    file, picture = tmp_path / "out.json", tmp_path / "plot.png"
+    arguments = ["runs", str(tmp_path), "--json", str(file), "--plot", str(picture)]
+    assert compare.main(arguments) == 0
+    rows = json.loads(file.read_text())["runs"]
+    assert [(r["task"], r["size"]) for r in rows] == [("A5", 3), ("A5", 4), ("volume", 3)]
+    first, second, third = rows
+    assert first["mean"] == pytest.approx((0.91 + 0.9 + 0.92 + 0.5) / 4)
+    assert (first["min"], first["max"], first["seeds"]) == (0.5, 0.92, 4)
+    assert (first["solved"], first["median_steps"]) == (0.5, None)  # 30, 10,000, never, never
+    assert first["state"] == "3 finished, 1 unfinished"
+    assert first["note"] == "settings differ: optimizer.learning_rate"
+    assert (second["solved"], second["median_steps"]) == (pytest.approx(1 / 3), None)
+    assert (third["metric"], third["solved"], third["mean"]) == ("rmse", None, 0.4)
+    assert third["state"] == "1 finished, 1 failed"
+    printed = tables(capsys.readouterr().out.replace(f"{picture}\n", "\n"))
+    for shown, row in zip(printed, rows, strict=True):
+        for name in ("mean", "min", "max", "solved", "seeds"):
+            assert [number(shown[name])] == near([row[name]])
+        for name in ("task", "model", "metric", "state", "note"):
+            assert shown[name] == row[name]
+    assert picture.stat().st_size > 1000
+
+
+def test_half_of_the_seeds_solved_is_a_median(compare, tmp_path):
+    write_run(tmp_path, {0: PASS, 1: [(0, 0.1), (30_000, 0.95)], 2: fail()})
+    (row,) = compare.runs_rows(merge(read_runs([tmp_path])))
+    assert row["median_steps"] == 30_000
+
+
+@pytest.mark.parametrize("arguments", [["runs"], ["runs", "--wandb", "project"], []])
+def test_a_wrong_command_line(compare, arguments, capsys):
+    with pytest.raises(SystemExit) as ended:
+        compare.main(arguments)
+    assert ended.value.code == 2
+    assert "error" in capsys.readouterr().err
