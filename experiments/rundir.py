@@ -23,6 +23,7 @@ from experiments.errors import ConfigError, EnvironmentFault, InUse
 from experiments.identity import code_version, differences
 from experiments.interruption import Interruption
 from experiments.loggers.local import METRICS
+from experiments.loggers.wandb_client import IDS
 
 ERROR, LOCK = "error.txt", ".lock"
 
@@ -97,7 +98,7 @@ class RunDirectory:
         """
         self.flush()
         assert self._writer is not None
-        ids = self.path / "wandb_ids.json"
+        ids = self.path / IDS
         whole = {
             "procedure": dict(description),
             "config": dict(self.config),
@@ -152,6 +153,7 @@ class RunDirectory:
             if failed:
                 _log.warning("%s: a seed failed before; it starts anew.", self.path)
                 shutil.rmtree(self.checkpoints, ignore_errors=True)
+                (self.path / IDS).unlink(missing_ok=True)
             summary.unlink()
             self.summary = None
         self._resume()
@@ -181,7 +183,7 @@ class RunDirectory:
             )
         if metrics.exists():
             os.truncate(metrics, description["metrics_bytes"])
-        ids = self.path / "wandb_ids.json"
+        ids = self.path / IDS
         if description["wandb_ids"] and not ids.exists():
             ids.write_text(json.dumps(description["wandb_ids"]))
         self.state, self.restored = "resumed", found

@@ -6,9 +6,13 @@ import math
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+import yaml
+from composing import CONFIGS, compose_run
+from wandb_server import isolate
 
 from experiments.loggers import (
     CompositeLogger,
@@ -24,14 +28,8 @@ SEEDS = (0, 7)
 
 @pytest.fixture(autouse=True)
 def nobody(tmp_path, monkeypatch):
-    """A user who has never heard of W&B, in an empty home directory."""
-    for name in ("MODE", "API_KEY", "IDENTITY_TOKEN_FILE", "CONFIG_DIR", "DIR", "BASE_URL"):
-        monkeypatch.delenv(f"WANDB_{name}", raising=False)
-    monkeypatch.delenv("NETRC", raising=False)
-    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
-    (tmp_path / "home").mkdir()
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.chdir(tmp_path)
+    """A user who has never heard of W&B."""
+    isolate(monkeypatch, tmp_path / "home")
     yield
     if wandb := sys.modules.get("wandb"):
         wandb.teardown()
@@ -113,8 +111,10 @@ def test_offline_runs_hold_the_numbers_of_the_local_file(run, capfd):
         assert lines[-1]["exit"]["exit_code"] == 0
 
 
-def test_a_continued_run_keeps_its_id_and_its_best(run):
+def test_the_newest_file_of_a_continued_run_has_all_its_rows_and_its_best(run):
     for step, accuracies in enumerate([(0.9, 0.1), (0.5, 0.2)], start=1):
+        if step == 2:
+            time.sleep(1.0)  # wandb names a folder by the second
         logger = CompositeLogger([LocalLogger(), WandbLogger("project", mode="offline")])
         logger.open(run)
         logger.log(make_records(step, accuracies))
@@ -122,8 +122,54 @@ def test_a_continued_run_keeps_its_id_and_its_best(run):
         ids = (run.directory / "wandb_ids.json").read_text()
     for seed, run_id in json.loads(ids).items():
         assert len(list(run.directory.glob(f"wandb/offline-run-*/run-{run_id}.wandb"))) == 2, seed
-    summary = summary_of(read_offline(run.directory, SEEDS[0]))
+    lines = read_offline(run.directory, SEEDS[0])
+    assert [row["val/accuracy"] for row in history_of(lines)] == [0.9, 0.5]
+    assert [row["step"] for row in history_of(lines)] == [1, 2]
+    summary = summary_of(lines)
     assert (summary["val/accuracy"], summary["val/accuracy_best"]) == (0.5, 0.9)
+
+
+def test_a_record_that_comes_again_is_no_further_row(run):
+    logger = WandbLogger("project", mode="offline")
+    logger.open(run)
+    for step in (1, 2, 1, 2, 3):
+        logger.log(make_records(step, (step / 4, step / 8)))
+    logger.close()
+    rows = history_of(read_offline(run.directory, SEEDS[1]))
+    assert [row["step"] for row in rows] == [1, 2, 3]
+    assert [row["val/accuracy"] for row in rows] == [1 / 8, 2 / 8, 3 / 8]
+
+
+def test_an_offline_run_has_its_record_as_an_artifact(run):
+    logger = CompositeLogger([LocalLogger(), WandbLogger("project", mode="offline")])
+    logger.open(run)
+    logger.log(make_records(1, (0.9, 0.1)))
+    logger.finish({"seeds": {}})
+    logger.close()
+    lines = read_offline(run.directory, SEEDS[0])
+    (artifact,) = (line["artifact"] for line in lines if line["type"] == "artifact")
+    assert (artifact["name"], artifact["type"]) == ("lcde-seed0", "run-record")
+    paths = [Path(item["local_path"]) for item in artifact["manifest"]["contents"]]
+    assert sorted(paths) == [
+        run.directory / name for name in ("config.yaml", "metrics.png", "summary.json")
+    ]
+    assert all(path.is_file() for path in paths)
+
+
+def test_a_figure_that_fails_is_one_warning(run, monkeypatch, caplog):
+    def fail(*arguments: object) -> None:
+        raise RuntimeError("no paint")
+
+    monkeypatch.setattr("experiments.loggers.wandb.draw", fail)
+    logger = CompositeLogger([LocalLogger(), WandbLogger("project", mode="offline")])
+    logger.open(run)
+    logger.log(make_records(1, (0.9, 0.1)))
+    logger.finish({"seeds": {}})
+    logger.close()
+    (warning,) = warnings_of(caplog)
+    assert "no paint" in warning
+    lines = read_offline(run.directory, SEEDS[0])
+    assert lines[-1]["exit"]["exit_code"] == 0
 
 
 def test_auto_without_credentials_is_off_and_imports_nothing(run, monkeypatch, caplog):
@@ -176,7 +222,7 @@ def test_an_unreachable_server_costs_one_warning_and_shows_no_key(run, monkeypat
     key = "0123456789" * 4
     monkeypatch.setenv("WANDB_API_KEY", key)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
-    monkeypatch.setattr("experiments.loggers.wandb.INIT_SECONDS", 1.0)
+    monkeypatch.setattr("experiments.loggers.wandb_client.INIT_SECONDS", 1.0)
     logger = WandbLogger("project")
     logger.open(run)
     assert logger.mode == "offline"
@@ -229,7 +275,7 @@ def test_a_failing_log_call_is_repeated_in_the_next_mode(run, monkeypatch, caplo
     logger = WandbLogger("project", mode="offline")
     logger.open(run)
     logger.mode = "online"
-    logger._finish_runs(exit_code=1)
+    logger._finish_runs(1)
     logger._runs = {seed: Broken() for seed in SEEDS}
     logger.log(make_records(1, (0.1, 0.2)))
     assert logger.mode == "offline"
@@ -248,3 +294,27 @@ def test_unknown_modes_are_refused_when_typed_and_survived_when_inherited(run, m
     assert logger.mode == "disabled"
     logger.close()
     assert "WANDB_MODE" in caplog.text
+
+
+def test_the_ready_sweep_gives_commands_that_compose(tmp_path):
+    from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
+
+    sweep = yaml.safe_load((CONFIGS / "wandb" / "sweep.yaml").read_text())
+    assert (CONFIGS.parent / sweep["program"]).is_file()
+    for pick in (0, -1):
+        parameters = {name: each["values"][pick] for name, each in sweep["parameters"].items()}
+        values = {name: {"value": value} for name, value in parameters.items()}
+        filled = create_sweep_command_args({"args": values})
+        command = create_sweep_command(list(sweep["command"]))
+        assert command[:3] == ["${env}", "python", "${program}"]
+        arguments = [
+            argument
+            for part in command[3:]
+            for argument in (filled["args_no_hyphens"] if part == "${args_no_hyphens}" else [part])
+        ]
+        composed = compose_run(arguments, tmp_path)
+        assert composed.info.config["task"]["length"] == parameters["task.length"]
+        assert composed.info.config["model"]["depth"] == parameters["model.depth"]
+        assert composed.seeds == (0, 1, 2, 3, 4)
+        assert sweep["metric"]["name"] == f"val/{composed.task.metric}"
+        assert sweep["project"] == composed.info.config["logger"]["loggers"]["wandb"]["project"]

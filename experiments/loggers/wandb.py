@@ -1,22 +1,25 @@
 """Weights & Biases: one run per seed, and never in the way of the training run."""
 
-import json
+import contextlib
 import logging
-import math
 import os
-import secrets
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from experiments.loggers import wandb_client as client
 from experiments.loggers.base import AbstractLogger, Record, RunInfo
+from experiments.loggers.figure import draw
+from experiments.loggers.history import History
 from experiments.loggers.local import METRICS, read_metrics
 
 MODES = ("auto", "online", "offline", "disabled")
 NEXT_MODE = {"online": "offline", "offline": "disabled"}
 MODE_OF_ENVIRONMENT = {"run": "online", "shared": "online", "dryrun": "offline"}
-INIT_SECONDS = 30.0
-FINISH_SECONDS = 30.0
+INTERRUPT_SECONDS = 10.0
+FIGURE = "metrics.png"
 
 _log = logging.getLogger(__name__)
 
@@ -24,22 +27,31 @@ _log = logging.getLogger(__name__)
 class WandbLogger(AbstractLogger):
     """Logs each seed as a W&B run of its own, all in the group `RunInfo.group`.
 
-    A record becomes the key `split/metric`, logged with the keys `step`, which is the x axis of
-    every chart, and `seconds`. A run's summary holds the last value under that key, the best so
-    far under `split/metric_best` for every split but train (the highest accuracy, the lowest of
-    anything else), and what `finish` was given.
+    All records of a seed and a step, which must come in one call of `log`, are one row: the keys
+    are `split/metric`, `seconds`, and `step`, which is the x axis of every chart. A run's summary
+    holds the last value under each key, the best so far under `split/metric_best` for every split
+    but train (the highest accuracy, the lowest of anything else), and what `finish` was given. A
+    run that succeeded has its configuration, its summary and a figure as an artifact.
 
     `mode` is `"online"`, `"offline"` (files that `wandb sync` uploads), `"disabled"`, or
     `"auto"`: what the variable `WANDB_MODE` says, else online if the user is logged in, else
     disabled, usually without importing wandb. Nobody is ever prompted. If wandb fails, one warning
-    is logged and the run goes on offline, or without W&B if that fails as well.
+    is logged and the run goes on offline, or without W&B if that fails as well. No call but
+    `open`, `finish` and `close` waits for the network, and those for a limited time.
+
+    The truth is `metrics.jsonl`, which is read in `open`. Online, W&B says how many rows it has
+    of a run that is continued, and gets the others. An offline file cannot be continued: each
+    process writes a new one of the same id, with all rows from the first on, so that uploading the
+    newest, or all in order, gives W&B each row once.
 
     The ids of the runs are kept in `wandb_ids.json` in the run's directory, so that a run that is
-    started again in the same directory continues them.
+    started again in the same directory continues them. Under `wandb agent` the first seed's run is
+    the one that the agent made; the other seeds are runs beside the sweep, in the same group.
 
     Arguments:
 
-    - `project`, `entity`: where the runs go; the user's default entity if `None`.
+    - `project`, `entity`: where the runs go; the user's default entity if `None`. A sweep has its
+        own.
     - `mode`: see above.
     - `dir`: the directory for wandb's own files; the run's directory if `None`.
 
@@ -61,43 +73,33 @@ class WandbLogger(AbstractLogger):
         self._dir = dir
         self._info: RunInfo  # set by open; without it the mode is disabled
         self._ids: dict[str, str] = {}
+        self._histories: dict[int, History] = {}
         self._runs: dict[int, Any] = {}
-        self._best: dict[tuple[int, str], float] = {}
+        self._sent: dict[int, int] = {}
+        self._best: dict[int, dict[str, float]] = {}
+        self._patience = 2 * client.FINISH_SECONDS
         self.mode = "disabled"
 
     def open(self, run: RunInfo) -> None:
         """Starts one W&B run per seed; the attribute `mode` then tells the mode that came out."""
         self._info = run
-        self._best.clear()
+        self._histories = {seed: History() for seed in run.seeds}
+        self._patience = 2 * client.FINISH_SECONDS
         try:
             self.mode = self._resolve_mode()
             if self.mode != "disabled":
-                self._ids = _read_or_make_ids(Path(run.directory), run.seeds)
-                self._note_earlier_records(Path(run.directory))
+                self._ids = client.read_or_make_ids(Path(run.directory), run.seeds)
+                if (Path(run.directory) / METRICS).exists():
+                    self._add(read_metrics(run.directory))
         except Exception as error:
             self.mode = "disabled"
             self._warn(error, "it is now disabled")
-        self._attempt(self._ensure_runs)
+        self._attempt(self._send)
 
     def log(self, records: Sequence[Record]) -> None:
-        if self.mode == "disabled":
-            return
-        rows: dict[tuple[int, int], dict[str, float]] = {}
-        best: dict[int, dict[str, float]] = {}
-        for record in records:
-            row = rows.setdefault((record.step, record.seed), {"step": record.step})
-            row |= {"seconds": record.seconds, _key(record): record.value}
-            if self._is_best(record):
-                best.setdefault(record.seed, {})[f"{_key(record)}_best"] = record.value
-
-        def send() -> None:
-            self._ensure_runs()
-            for (_, seed), row in rows.items():
-                self._runs[seed].log(row)
-            for seed, values in best.items():
-                self._runs[seed].summary.update(values)
-
-        self._attempt(send)
+        if self.mode != "disabled":
+            self._add(records)
+            self._attempt(self._send)
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Writes each seed's part of the summary, and the parts common to all, and ends the runs.
@@ -108,16 +110,23 @@ class WandbLogger(AbstractLogger):
         of_seed = summary.get("seeds", {})
 
         def send() -> None:
-            self._ensure_runs()
+            self._send()
             for seed, run in self._runs.items():
                 run.summary.update(dict(_flatten(common | dict(of_seed.get(str(seed), {})))))
 
         self._attempt(send)
-        self._end_runs(exit_code=0)
+        self._end_runs(0, self._collect_files())
+
+    def interrupt(self) -> None:
+        """Tells W&B that the runs are preempted, and that `close` is to be quick."""
+        self._patience = INTERRUPT_SECONDS
+        for run in self._runs.values():
+            with contextlib.suppress(Exception):
+                run.mark_preempting()
 
     def close(self) -> None:
         """Ends the runs that `finish` has not ended, marked as failed."""
-        self._end_runs(exit_code=1)
+        self._end_runs(1)
 
     def _resolve_mode(self) -> str:
         """The mode to start in; asks wandb, which is slow to import, only if it has to."""
@@ -128,7 +137,7 @@ class WandbLogger(AbstractLogger):
                 raise ValueError(f"WANDB_MODE is {variable!r}, expected one of {MODES[1:]}")
         if mode in ("offline", "disabled"):
             return mode
-        if mode == "auto" and not _may_be_logged_in():
+        if mode == "auto" and not client.may_be_logged_in():
             return "disabled"
 
         import wandb
@@ -143,16 +152,30 @@ class WandbLogger(AbstractLogger):
         _log.warning("Not logged in to Weights & Biases (`wandb login`): logging offline.")
         return "offline"
 
-    def _ensure_runs(self) -> None:
-        for index, seed in enumerate(self._info.seeds):
-            if seed not in self._runs:
-                self._runs[seed] = self._init(seed, system_metrics=index == 0)
+    def _add(self, records: Sequence[Record]) -> None:
+        for record in records:
+            if record.seed in self._histories:
+                self._histories[record.seed].add(record)
 
-    def _init(self, seed: int, *, system_metrics: bool) -> Any:
+    def _send(self) -> None:
+        """Starts the runs that are missing, and logs the rows that W&B has not been given."""
+        for seed, history in self._histories.items():
+            if seed not in self._runs:
+                self._start(seed)
+            run, rows = self._runs[seed], history.rows[self._sent[seed] :]
+            for row in rows:
+                run.log(row)
+            self._sent[seed] += len(rows)
+            if history.best != self._best[seed]:
+                run.summary.update(history.best)
+                self._best[seed] = dict(history.best)
+
+    def _start(self, seed: int) -> None:
+        """Starts a seed's run, and finds out how many of its rows W&B has."""
         import wandb
 
-        info = self._info
-        root = Path(self._dir or info.directory)
+        info, online = self._info, self.mode == "online"
+        root = self._root()
         root.mkdir(parents=True, exist_ok=True)
         run = wandb.init(
             project=self._project,
@@ -165,27 +188,33 @@ class WandbLogger(AbstractLogger):
             tags=list(info.tags),
             job_type=info.job_type,
             id=self._ids[str(seed)],
-            resume="allow",
+            # `wandb sync` appends a file that says "allow" to the rows W&B has, and these are all.
+            resume="allow" if online else "never",
             reinit="create_new",
-            settings=wandb.Settings(
-                silent=True,
-                console="off",
-                init_timeout=INIT_SECONDS,
-                finish_timeout=FINISH_SECONDS,
-                finish_timeout_raises=True,
-                x_transaction_log_flush_interval=1.0,
-                x_disable_stats=not system_metrics,
-            ),
+            settings=client.make_settings(system_metrics=seed == info.seeds[0]),
         )
+        self._runs[seed] = run
+        if client.agents_run() is not None:
+            client.leave_sweep()
+            self._project, self._entity = run.project, run.entity
         run.define_metric("step")
         run.define_metric("*", step_metric="step")
-        if best := {f"{key}_best": value for (of, key), value in self._best.items() if of == seed}:
-            run.summary.update(best)
-        if self.mode == "online":
+        self._sent[seed] = self._count_rows(seed) if online else 0
+        self._best[seed] = {}
+        if online:
             print(f"Weights & Biases, seed {seed}: {run.url}", flush=True)
-        return run
 
-    def _attempt(self, action: Callable[[], None]) -> None:
+    def _count_rows(self, seed: int) -> int:
+        """How many rows of a run that is continued W&B has.
+
+        It counts a row twice that came again by `wandb sync`; then the last step tells.
+        """
+        run, run_id = self._runs[seed], self._ids[str(seed)]
+        if any(self._root().glob(f"*wandb/*run-*-{run_id}/*.wandb.synced")):
+            return self._histories[seed].upto(run.summary.get("step", -1))
+        return run.starting_step
+
+    def _attempt(self, action: Callable[[], Any]) -> None:
         """Does something with the runs; if it fails, falls back one mode and does it again."""
         first_error = None
         while self.mode != "disabled":
@@ -194,27 +223,69 @@ class WandbLogger(AbstractLogger):
                 break
             except Exception as error:
                 first_error = first_error or error
-                self._finish_runs(exit_code=1)
-                _release_ids()
+                self._finish_runs(1)
+                client.release_ids()
                 self.mode = NEXT_MODE[self.mode]
         if first_error is not None:
             self._warn(first_error, f"it is now {self.mode}")
 
-    def _end_runs(self, exit_code: int) -> None:
-        if error := self._finish_runs(exit_code):
-            self._warn(error, "`wandb sync` uploads what is missing")
+    def _collect_files(self) -> list[Path]:
+        """What goes into the artifact: the run's own files that exist, and a figure."""
+        if self.mode == "disabled":
+            return []
+        directory, info = Path(self._info.directory), self._info
+        try:
+            if (directory / METRICS).exists():
+                draw(read_metrics(directory), info.metric, info.name, directory / FIGURE)
+        except Exception as error:
+            self._warn(error, "the run has no figure there")
+        paths = [directory / name for name in ("config.yaml", "summary.json", FIGURE)]
+        return [path for path in paths if path.is_file()]
+
+    def _end_runs(self, exit_code: int, files: Sequence[Path] = ()) -> None:
+        errors = self._finish_runs(exit_code, files, self._patience)
+        if "run" in errors:
+            command = f"wandb sync --include-online {self._root()}/wandb/*run-*"
+            self._warn(errors["run"], f"`{command}` uploads what is missing")
+        elif "artifact" in errors:
+            self._warn(errors["artifact"], "the run's files are not there")
         self.mode = "disabled"
 
-    def _finish_runs(self, exit_code: int) -> Exception | None:
-        """Finishes every run, even if some fail; returns the last error."""
-        last_error = None
-        for run in self._runs.values():
+    def _finish_runs(
+        self, exit_code: int, files: Sequence[Path] = (), seconds: float = INTERRUPT_SECONDS
+    ) -> dict[str, Exception]:
+        """Finishes all runs at once, even if some fail; returns the errors by what failed."""
+        errors: dict[str, Exception] = {}
+
+        def finish(seed: int, run: Any) -> None:
+            try:
+                artifact = client.log_files(run, f"{self._info.name}-seed{seed}", files)
+            except Exception as error:
+                artifact, errors["artifact"] = None, error
             try:
                 run.finish(exit_code=exit_code)
             except Exception as error:
-                last_error = error
+                errors["run"] = error
+                return
+            try:
+                if artifact is not None and self.mode == "online":
+                    artifact.wait(timeout=1)  # it has ended; this raises what went wrong
+            except Exception as error:
+                errors["artifact"] = error
+
+        threads = [threading.Thread(target=finish, args=i, daemon=True) for i in self._runs.items()]
+        deadline = time.monotonic() + seconds
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        if any(thread.is_alive() for thread in threads):
+            errors["run"] = TimeoutError(f"no end after {seconds:g} s")
         self._runs.clear()
-        return last_error
+        return errors
+
+    def _root(self) -> Path:
+        return Path(self._dir or self._info.directory)
 
     def _warn(self, error: Exception, consequence: str) -> None:
         text = (str(error).splitlines() or [""])[0]
@@ -223,26 +294,6 @@ class WandbLogger(AbstractLogger):
         what = f"{type(error).__name__}: {text}"
         _log.warning("Weights & Biases failed (%s): %s.", what, consequence)
 
-    def _is_best(self, record: Record) -> bool:
-        if record.split == "train" or not math.isfinite(record.value):
-            return False
-        sign = 1.0 if record.metric.startswith("accuracy") else -1.0
-        name = (record.seed, _key(record))
-        if name in self._best and sign * record.value <= sign * self._best[name]:
-            return False
-        self._best[name] = record.value
-        return True
-
-    def _note_earlier_records(self, directory: Path) -> None:
-        """Lets the best of a continued run count what was logged before."""
-        if (directory / METRICS).exists():
-            for record in read_metrics(directory):
-                self._is_best(record)
-
-
-def _key(record: Record) -> str:
-    return f"{record.split}/{record.metric}"
-
 
 def _flatten(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in data.items():
@@ -250,38 +301,3 @@ def _flatten(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield from _flatten(value, f"{prefix}{key}/")
         else:
             yield f"{prefix}{key}", value
-
-
-def _read_or_make_ids(directory: Path, seeds: Sequence[int]) -> dict[str, str]:
-    """The W&B id of every seed, the same each time for one directory."""
-    path = directory / "wandb_ids.json"
-    ids = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    if missing := [str(seed) for seed in seeds if str(seed) not in ids]:
-        ids |= {seed: secrets.token_hex(8) for seed in missing}
-        directory.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(ids, indent=2) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
-    return ids
-
-
-def _release_ids() -> None:
-    """Stops wandb's background process, in which a run that failed to start still holds its id."""
-    try:
-        import wandb
-
-        wandb.teardown()
-    except Exception as error:
-        _log.debug("Weights & Biases did not shut down: %s", error)
-
-
-def _may_be_logged_in() -> bool:
-    """Whether credentials or settings of wandb can exist at all; looks at names, reads nothing."""
-    if any(os.environ.get(name) for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")):
-        return True
-    home = Path(os.path.expanduser("~"))
-    netrc = [Path(os.environ["NETRC"])] if os.environ.get("NETRC") else [home / ".netrc"]
-    settings = Path(os.environ.get("WANDB_CONFIG_DIR") or home / ".config" / "wandb") / "settings"
-    local = [Path(os.environ.get("WANDB_DIR", ".")) / name for name in ("wandb", ".wandb")]
-    files = [*netrc, home / "_netrc", settings, *(folder / "settings" for folder in local)]
-    return any(file.expanduser().is_file() for file in files)
