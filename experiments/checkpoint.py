@@ -85,7 +85,7 @@ def read(path: Path) -> Checkpoint:
         CheckpointError: if the file is not a whole checkpoint.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}  # compares the checksums
         description = json.loads(arrays.pop(DESCRIPTION).tobytes())
         if not isinstance(description, dict):

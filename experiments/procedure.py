@@ -13,10 +13,10 @@ import optax
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from experiments.batches import Examples
-from experiments.errors import ConfigError
+from experiments.errors import ConfigError, EnvironmentFault
 from experiments.loggers import AbstractLogger
 from experiments.rundir import RunDirectory
-from tasks.base import AbstractTask, Data, Split
+from tasks.base import AbstractTask, DamagedData, Data, Split
 
 
 @runtime_checkable
@@ -78,11 +78,16 @@ def load(task: AbstractTask) -> Data:
     """The task's data.
 
     Raises:
-        ConfigError: if they cannot be made or read, a damaged file for example.
+        EnvironmentFault: if a file is missing or damaged.
+        ConfigError: if they cannot be made.
     """
     try:
         return task.load()
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise EnvironmentFault(f"task.{error}") from error
+    except DamagedData as error:
+        raise EnvironmentFault(f"task.path: {error}") from error
+    except ValueError as error:
         raise ConfigError(f"task: {error}") from error
 
 

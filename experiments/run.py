@@ -27,15 +27,21 @@ from experiments.provenance import provenance
 from experiments.report import conclude, introduce
 from experiments.rundir import ERROR, RunDirectory
 from experiments.sweep import SweepReport
-from experiments.usage import explain
+from experiments.usage import check_flags, explain
 
 OVERRIDES = "overrides.yaml"
+COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, TypeError, ValueError)
+
+
 _tracebacks = False
+_composed = False  # whether Hydra is done, and an error is no longer about the command line
 
 
 @hydra.main(version_base="1.3", config_path=CONFIGS, config_name="run")
 def main(config: DictConfig) -> None:
     """Runs what a configuration describes; a single run then ends the process with its code."""
+    global _composed
+    _composed = True
     settings = HydraConfig.get()
     directory = Path(settings.runtime.output_dir)
     single = settings.mode != RunMode.MULTIRUN
@@ -60,8 +66,8 @@ def _run(config: DictConfig, settings: Any, directory: Path) -> bool:
     # Full float32 products on every backend, as in PyTorch; a GPU's default would be TF32.
     jax.config.update("jax_default_matmul_precision", "highest")
     use_compilation_cache()
-    run = build(config, settings.runtime.choices, directory)
     where = _find_device()
+    run = build(config, settings.runtime.choices, directory)
     with RunDirectory(directory, run.info.config) as rundir:
         introduce(run, where["device"], settings.overrides.task, rundir)
         if rundir.summary is not None:
@@ -88,10 +94,11 @@ def _run(config: DictConfig, settings: Any, directory: Path) -> bool:
 def _find_device() -> dict[str, Any]:
     try:
         return provenance()
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:  # JAX asserts that some platform is left
+        reason = str(error).splitlines() or ["none is left"]
         raise EnvironmentFault(
             f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')}: no such device here "
-            f"({str(error).splitlines()[0]}); expected cpu, or what this machine has"
+            f"({reason[0]}); expected cpu, or what this machine has"
         ) from error
 
 
@@ -119,32 +126,43 @@ def command(arguments: Sequence[str]) -> int:
         arguments: Hydra's, and `resume=DIRECTORY`, which stands for the command that an earlier
             run in that directory had.
     """
-    global _tracebacks
+    global _tracebacks, _composed
+    _composed = False
     _tracebacks = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
     try:
-        sys.argv = ["experiments/run.py", *_expand_resume(arguments)]
+        given = _expand_resume(arguments)
+        if wrong := check_flags(given):
+            raise ConfigError(wrong)
+        sys.argv = ["experiments/run.py", *given]
         with _hydra_raises():
             main()
         code = 0
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
-    except (ConfigError, HydraException, OmegaConfBaseException) as error:
-        print(f"error: {explain(error)}", file=sys.stderr, flush=True)
-        if _tracebacks:
-            traceback.print_exception(error)
-        code = ConfigError.exit_code
     except Exception as error:
-        if SweepReport.current is None:
-            raise
-        # A job that its scheduler lost, cancelled for example.
-        print(f"error: {type(error).__name__}: {error}".splitlines()[0], file=sys.stderr)
-        if _tracebacks:
-            traceback.print_exception(error)
-        code = EnvironmentFault.exit_code
+        code = _blame(error, arguments)
     finally:
         GlobalHydra.instance().clear()
     if SweepReport.current is not None:
         code = SweepReport.current.conclude() or code
+    return code
+
+
+def _blame(error: Exception, arguments: Sequence[str]) -> int:
+    """Prints an error that came out of Hydra, and returns the exit code; raises it if it is none of
+    the user's."""
+    if not _composed and isinstance(error, COMPOSITION_ERRORS):
+        text, code = explain(error, arguments), ConfigError.exit_code
+    elif not _composed and isinstance(error, OSError):
+        text = f"hydra.run.dir, hydra.sweep.dir: {error.filename}: {error.strerror}"
+        code = EnvironmentFault.exit_code
+    elif SweepReport.current is not None:  # a job that its scheduler lost, cancelled for example
+        text, code = f"{type(error).__name__}: {error}".splitlines()[0], EnvironmentFault.exit_code
+    else:
+        raise error
+    print(f"error: {text}", file=sys.stderr, flush=True)
+    if _tracebacks:
+        traceback.print_exception(error)
     return code
 
 

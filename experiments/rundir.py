@@ -7,7 +7,7 @@ import logging
 import os
 import shutil
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TextIO
@@ -137,14 +137,14 @@ class RunDirectory:
         config = self.path / "config.yaml"
         known = summary.exists() or bool(checkpoint.list_files(self.checkpoints))
         if known and config.exists():
-            before = yaml.safe_load(config.read_text(encoding="utf-8")) or {}
+            before = _read(config, yaml.safe_load)
             if different := differences(before, self.config):
                 raise ConfigError(
                     f"run directory {self.path}: it holds a run of another configuration; "
                     f"different are {'; '.join(different)}; choose another hydra.run.dir"
                 )
         if summary.exists():
-            self.summary = json.loads(summary.read_text(encoding="utf-8"))
+            self.summary = _read(summary, json.loads)
             failed = any(s.get("failed_at") is not None for s in self.summary["seeds"].values())
             steps = self.config.get("train", {}).get("steps")
             if not failed and (self.summary.get("steps") in (None, steps)):
@@ -228,6 +228,22 @@ def _take(file: TextIO) -> bool:
 def _holder(file: TextIO) -> str:
     file.seek(0)
     return file.read() or "another process"
+
+
+def _read(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
+    """What a text file of a run says.
+
+    Raises:
+        EnvironmentFault: if it is damaged.
+    """
+    try:
+        found = parse(path.read_text(encoding="utf-8"))
+    except (ValueError, yaml.YAMLError) as error:
+        found = error
+    if not isinstance(found, dict):
+        reason = (str(found).splitlines() or [""])[0]
+        raise EnvironmentFault(f"{path} is damaged ({reason}); remove the directory to start again")
+    return found
 
 
 def _size(path: Path) -> int:

@@ -14,10 +14,12 @@ from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 from ssm.block import Activation, Block
 from ssm.init import linear, named_key
 from ssm.mixers.attention import sinusoidal_positions
-from ssm.mixers.base import AbstractEndMixer, AbstractMixer
+from ssm.mixers.base import AbstractEndMixer, AbstractMixer, check_size
 from ssm.precision import Bfloat16Linear, Products, with_products
 
 Pooling = Literal["none", "mean", "last"]
+MAX_DEPTH = 1_000
+"""Of blocks, which are traced one by one."""
 
 
 class SequenceModel(eqx.Module):
@@ -71,15 +73,22 @@ class SequenceModel(eqx.Module):
             n_outputs: size of the readout.
 
         Raises:
-            ValueError: for sizes below 1, an unknown pooling, unless exactly one of vocabulary and
-                channels is given, or if the parts do not fit (tokens without an encoder, say).
+            ValueError: for sizes out of range, an unknown pooling, unless exactly one of vocabulary
+                and channels is given, or if the parts do not fit (tokens without an encoder, say);
+                "mixer.…" if it is the mixer's.
         """
-        for name, value in (("d_model", d_model), ("depth", depth), ("n_outputs", n_outputs)):
-            if value < 1:
-                raise ValueError(f"{name}: got {value}; expected at least 1")
+        check_size("d_model", d_model)
+        check_size("depth", depth, MAX_DEPTH)
+        check_size("n_outputs", n_outputs)
         if pooling not in get_args(Pooling):
             raise ValueError(f"pooling: got {pooling!r}; expected one of {list(get_args(Pooling))}")
         _check_input(mixer, encode, vocabulary, channels)
+        if not encode and not bare and channels != d_model:
+            raise ValueError(
+                f"encode, bare: got False, False with {channels} channels and d_model = {d_model}; "
+                "a block that is not bare adds its input to its output, so expected an encoder "
+                "(encode=true), bare blocks (bare=true), or equal widths"
+            )
         k_encoder = named_key(key, "encoder")
         if vocabulary is not None:
             self.encoder = eqx.nn.Embedding(vocabulary, d_model, key=k_encoder)
@@ -91,8 +100,12 @@ class SequenceModel(eqx.Module):
         def block(index: int) -> Block:
             k = named_key(key, f"block{index}")
             width = {} if encode or index > 0 else {"channels": channels}
+            try:
+                mixed = mixer(d_model, **width, key=named_key(k, "mixer"))
+            except ValueError as error:
+                raise ValueError(f"mixer.{error}") from error
             return Block(
-                mixer(d_model, **width, key=named_key(k, "mixer")),
+                mixed,
                 d_model,
                 activation=activation,
                 dropout=dropout,

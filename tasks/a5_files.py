@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Integer
 
 from tasks import arguments
+from tasks.base import DamagedData
 from tasks.groups import Group, parse_group
 from tasks.rows import find_repeat
 
@@ -38,7 +39,7 @@ def read_word_file(path: str | os.PathLike[str]) -> WordFile:
 
     Raises:
         OSError: if the file cannot be read.
-        ValueError: naming the file and the line, if the header or a row is damaged, or the file
+        DamagedData: naming the file and the line, if the header or a row is damaged, or the file
             holds no rows, or only the pointer that Git LFS leaves when the data were not
             downloaded.
     """
@@ -46,16 +47,18 @@ def read_word_file(path: str | os.PathLike[str]) -> WordFile:
     with open(path, encoding="ascii", errors="replace") as file:
         header = file.readline()
         if header.startswith(GIT_LFS):
-            raise ValueError(f"{path}, line 1: this is a Git LFS pointer, not the data themselves.")
+            raise DamagedData(
+                f"{path}, line 1: this is a Git LFS pointer, not the data themselves."
+            )
         if header != HEADER:
-            raise ValueError(
+            raise DamagedData(
                 f"{path}, line 1: must be {HEADER.strip()!r} and a newline, got {header[:60]!r}."
             )
         for numbers in _chunks(path, file):
             seeds.append(numbers[:, 0])
             tokens.append(numbers[:, 1:].astype(np.uint16))
     if not tokens:
-        raise ValueError(f"{path}, line 2: {DAMAGED}, got no rows.")
+        raise DamagedData(f"{path}, line 2: {DAMAGED}, got no rows.")
     inputs, targets = np.split(np.concatenate(tokens), 2, axis=1)
     return WordFile(np.concatenate(seeds), inputs, targets)
 
@@ -82,25 +85,25 @@ def check_word_file(path: str | os.PathLike[str], words: WordFile, group: Group)
     """Checks that targets are the running products of the inputs, and that no row is there twice.
 
     Raises:
-        ValueError: naming the file and the line.
+        DamagedData: naming the file and the line.
     """
     large = np.flatnonzero(words.inputs.max(axis=1) >= group.order)
     if len(large):
-        raise ValueError(
+        raise DamagedData(
             f"{path}, line {large[0] + 2}: tokens must be 0 to {group.order - 1} for {group.name}, "
             f"got {words.inputs[large[0]].max()}."
         )
     wrong = np.argwhere(group.running_products(words.inputs) != words.targets)
     if len(wrong):
         row, position = wrong[0]
-        raise ValueError(
+        raise DamagedData(
             f"{path}, line {row + 2}: targets must be the running products of the inputs in "
             f"{group.name}, got {words.targets[row, position]} at position {position + 1}."
         )
     repeat = find_repeat(words.inputs)
     if repeat is not None:
         first, second = repeat
-        raise ValueError(f"{path}, line {second + 2}: inputs repeat those of line {first + 2}.")
+        raise DamagedData(f"{path}, line {second + 2}: inputs repeat those of line {first + 2}.")
 
 
 def historical_rows(
@@ -142,7 +145,7 @@ def _chunks(path: str | os.PathLike[str], lines: Iterator[str]) -> Iterator[np.n
             row = _row_pattern(chunk[0])
         for offset, line in enumerate(chunk):
             if row.fullmatch(line) is None:
-                raise ValueError(
+                raise DamagedData(
                     f"{path}, line {line_number + offset}: {DAMAGED}, got {line[:60]!r}."
                 )
         text = " ".join(chunk).replace(",", " ")

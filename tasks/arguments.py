@@ -3,6 +3,9 @@
 import math
 from typing import Any
 
+MAX_NUMBERS = 2**32
+"""Of the largest data set."""
+
 
 def integer(name: str, value: Any, minimum: int, maximum: int | None = None) -> int:
     """Returns `value` if it is an int (a bool is not) in [minimum, maximum].
@@ -41,7 +44,23 @@ def real(name: str, value: Any, valid: str, low: float, high: float, ends: str) 
     below = value <= high if ends[1] == "]" else value < high
     if math.isnan(value) or not (above and below):
         raise ValueError(f"{name} must be {valid}, got {value!r}.")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise ValueError(f"{name} must be {valid}, got an integer beyond any float.") from error
+
+
+def memory(names: str, examples: int, each: int) -> None:
+    """Checks that `examples` of `each` numbers are a data set that some memory holds.
+
+    Raises:
+        ValueError: above 2**32 numbers, 16 GiB in float32.
+    """
+    if examples * each > MAX_NUMBERS:
+        raise ValueError(
+            f"{names} must make at most {MAX_NUMBERS:,} numbers in all, got {examples:,} examples "
+            f"of {each:,} numbers."
+        )
 
 
 def train_size(train_fraction: float, examples: int) -> int:

@@ -28,6 +28,10 @@ class Data(NamedTuple):
     auxiliary: Split | None
 
 
+class DamagedData(ValueError):
+    """A data file does not hold what its format says; the message names the file and the line."""
+
+
 class AbstractTask(abc.ABC):
     """A learning problem: its data, its sizes, its loss and its metrics.
 

@@ -64,6 +64,7 @@ class SignatureTask(AbstractTask):
         object.__setattr__(self, "word", check_word(self.word, self.dimension))
         arguments.integer("length", self.length, 2)
         arguments.integer("n_paths", self.n_paths, 2)
+        arguments.memory("n_paths, length, dimension", self.n_paths, self.length * self.dimension)
         arguments.integer("seed", self.seed, 0, 2**32 - 1)
         fraction = arguments.real(
             "train_fraction", self.train_fraction, "a number between 0 and 1", 0.0, 1.0, "()"

@@ -81,6 +81,7 @@ class WordProblem(AbstractTask):
         self._check_real("log_epsilon", "a finite number of at least 0", math.inf, "[)")
         if self.path is None:
             available = min(self.samples, order ** min(self.length, 63))
+            arguments.memory("samples, length", available, self.length)
             arguments.train_size(self.train_fraction, available)
         if self.auxiliary_length is not None:
             self._check_auxiliary(self.auxiliary_length, order)
@@ -142,7 +143,12 @@ class WordProblem(AbstractTask):
         return self._labelled(distinct_rows(self._group.order, self.auxiliary_length, kept, rng))
 
     def _read(self, path: str) -> np.ndarray:
-        words = read_word_file(path)
+        try:
+            words = read_word_file(path)
+        except OSError as error:
+            raise type(error)(
+                f"path must be a file that can be read, got {path!r}: {error.strerror}."
+            ) from error
         check_word_file(path, words, self._group)
         if words.inputs.shape[1] != self.length:
             raise ValueError(

@@ -18,7 +18,7 @@ from experiments.loggers.local import METRICS, read_metrics
 MODES = ("auto", "online", "offline", "disabled")
 NEXT_MODE = {"online": "offline", "offline": "disabled"}
 MODE_OF_ENVIRONMENT = {"run": "online", "shared": "online", "dryrun": "offline"}
-INTERRUPT_SECONDS = 10.0
+INTERRUPT_SECONDS = 5.0
 FIGURE = "metrics.png"
 
 _log = logging.getLogger(__name__)

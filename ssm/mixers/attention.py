@@ -9,7 +9,7 @@ import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ssm.init import fan_in_uniform, linear, named_key, xavier_uniform
-from ssm.mixers.base import AbstractMixer
+from ssm.mixers.base import AbstractMixer, check_size
 
 
 class TransformerLayer(AbstractMixer):
@@ -40,14 +40,14 @@ class TransformerLayer(AbstractMixer):
         """An encoder layer.
 
         Raises:
-            ValueError: if num_heads does not divide d_model, or dropout is outside [0, 1).
+            ValueError: if num_heads does not divide d_model, d_feedforward is out of range, or
+                dropout is outside [0, 1).
         """
         if num_heads < 1 or d_model % num_heads:
             raise ValueError(
                 f"num_heads: got {num_heads}; expected a divisor of d_model = {d_model}"
             )
-        if d_feedforward < 1:
-            raise ValueError(f"d_feedforward: got {d_feedforward}; expected at least 1")
+        check_size("d_feedforward", d_feedforward)
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout: got {dropout}; expected a number in [0, 1)")
         attention = eqx.nn.MultiheadAttention(

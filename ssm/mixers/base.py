@@ -8,6 +8,15 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
+MAX_SIZE = 2**20
+"""Of any width: more would fill every memory, or take for ever to trace."""
+
+
+def check_size(name: str, value: int, most: int = MAX_SIZE) -> None:
+    """Raises ValueError unless 1 <= value <= most."""
+    if not 1 <= value <= most:
+        raise ValueError(f"{name}: got {value}; expected 1 to {most:,}")
+
 
 class AbstractMixer(eqx.Module):
     """A causal map of one sequence, (length, d_input) → (length, d_model).

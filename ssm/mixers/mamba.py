@@ -9,11 +9,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ssm.init import fan_in_uniform, inverse_softplus, linear, log_uniform, named_key
-from ssm.mixers.base import AbstractStreamingMixer
+from ssm.mixers.base import AbstractStreamingMixer, check_size
 from ssm.selective_scan import selective_scan, selective_scan_step
 
 DT_FLOOR = 1e-4
 """The smallest initial Δ."""
+MAX_FACTOR = 64
+"""Of `expand`, and of the taps of the convolution, which are added one by one."""
 
 
 class S6(AbstractStreamingMixer):
@@ -44,12 +46,11 @@ class S6(AbstractStreamingMixer):
         """A selective layer; dt_rank is ⌈d_model/16⌉ by default.
 
         Raises:
-            ValueError: unless d_state >= 1, dt_rank >= 1 and 0 < dt_min <= dt_max.
+            ValueError: for d_state or dt_rank out of range, or unless 0 < dt_min <= dt_max.
         """
         dt_rank = math.ceil(d_model / 16) if dt_rank is None else dt_rank
-        for name, value in (("d_state", d_state), ("dt_rank", dt_rank)):
-            if value < 1:
-                raise ValueError(f"{name}: got {value}; expected at least 1")
+        check_size("d_state", d_state)
+        check_size("dt_rank", dt_rank)
         self.x_proj = linear(
             d_model, dt_rank + 2 * d_state, use_bias=False, key=named_key(key, "x_proj")
         )
@@ -118,8 +119,8 @@ class Mamba(AbstractStreamingMixer):
             raise ValueError(f"variant: got {variant!r}; expected 'core' or 'full'")
         width, self.frame = d_model, None
         if variant == "full":
-            if expand < 1 or d_conv < 1:
-                raise ValueError(f"expand, d_conv: got {expand}, {d_conv}; expected at least 1")
+            check_size("expand", expand, MAX_FACTOR)
+            check_size("d_conv", d_conv, MAX_FACTOR)
             width = expand * d_model
             dt_rank = math.ceil(d_model / 16) if dt_rank is None else dt_rank
             self.frame = _Frame(d_model, width, d_conv, key=named_key(key, "frame"))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Complex, Float, PRNGKeyArray
 
 from ssm.init import complex_xavier_normal, log_uniform, named_key
-from ssm.mixers.base import AbstractStreamingMixer
+from ssm.mixers.base import AbstractStreamingMixer, check_size
 
 FFT_LENGTH = 256
 """From this length on, the convolution is done by FFT rather than as a Toeplitz product."""
@@ -50,10 +50,9 @@ class S4(AbstractStreamingMixer):
         """An S4D-Lin layer of `d_model` channels with `d_state` complex modes each.
 
         Raises:
-            ValueError: unless d_state >= 1 and 0 < dt_min <= dt_max.
+            ValueError: for d_state out of range, or unless 0 < dt_min <= dt_max.
         """
-        if d_state < 1:
-            raise ValueError(f"d_state: got {d_state}; expected at least 1")
+        check_size("d_state", d_state)
         shape = (d_model, d_state)
         self.a_log = jnp.full(shape, math.log(0.5))
         self.a_imag = jnp.broadcast_to(math.pi * jnp.arange(1.0, d_state + 1), shape)

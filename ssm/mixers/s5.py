@@ -10,6 +10,9 @@ from ssm.discretise import zero_order_hold
 from ssm.init import hippo_n_diagonal, log_uniform, named_key
 from ssm.mixers.base import AbstractStreamingMixer
 
+MAX_BLOCK = 1_024
+"""The largest HiPPO-N block: its spectrum is computed when a layer is built."""
+
 
 class S5(AbstractStreamingMixer):
     """y = 2 Re(C h) + D x with h_t = exp(ΛΔ) h_{t−1} + Λ⁻¹(exp(ΛΔ) − 1) B x_t.
@@ -46,7 +49,8 @@ class S5(AbstractStreamingMixer):
             blocks: HiPPO-N blocks in the initial state matrix.
 
         Raises:
-            ValueError: unless d_state is a positive multiple of 2·blocks.
+            ValueError: unless d_state is a positive multiple of 2·blocks, of at most 1,024·blocks,
+                and 0 < dt_min <= dt_max.
         """
         if blocks < 1 or d_state < 1 or d_state % (2 * blocks):
             raise ValueError(
@@ -54,6 +58,11 @@ class S5(AbstractStreamingMixer):
                 "2·blocks, since the modes come in conjugate pairs"
             )
         size = d_state // blocks
+        if size > MAX_BLOCK:
+            raise ValueError(
+                f"d_state, blocks: got {d_state}, {blocks}; expected d_state/blocks of at most "
+                f"{MAX_BLOCK:,}, whose eigenvalues are computed"
+            )
         spectrum, vectors = hippo_n_diagonal(size)
         modes = d_state // 2
         self.a_log = jnp.log(-jnp.tile(jnp.asarray(spectrum.real, jnp.float32), blocks))
