@@ -30,8 +30,8 @@ def explain(error: Exception, arguments: Sequence[str] = ()) -> str:
         return f"{nameless[0]}: no key; expected key=value, as in task.length=4"
     unreadable = "Error resolving interpolation", "Config group override"
     if isinstance(error, TypeError) or any(part in text for part in unreadable):
-        wrong = [a for a in arguments if re.match(r"~?\w+(=(null|\d.*|\[.*)?)?$", a)]
-        return f"{' '.join(wrong)}: expected one option of a group, as in model=mamba"
+        wrong = [a for a in arguments if _chooses_nothing(a)]
+        return f"{' '.join(wrong)}: expected one option of the group, as in model=mamba"
     return _with_valid_keys(error, text)
 
 
@@ -52,6 +52,14 @@ def _missing_option(error: MissingConfigException) -> str:
     else:
         options = list(error.options or [])
     return f"{group}: got {option!r}; expected one of {', '.join(options)}"
+
+
+def _chooses_nothing(argument: str) -> bool:
+    """Whether an override is of a group of configurations, and its value cannot be an option."""
+    key, _, value = argument.partition("=")
+    group = key.lstrip("~+").partition("@")[0]
+    name = re.fullmatch(r"[A-Za-z_][\w/.-]*", value) and value not in ("null", "true", "false")
+    return Path(CONFIGS, group).is_dir() and not name
 
 
 def _with_valid_keys(error: Exception, text: str) -> str:
