@@ -1,16 +1,11 @@
 """From a Hydra configuration to typed, validated objects: Hydra ends here.
 
-Every node with a `_target_` is checked against the signature it will be called with: an unknown
-key, a missing one, a value of the wrong type, or a number that is not finite is one `ConfigError`
-that names the key in full, the value, and what is valid. Then it is built, and task, model and
-procedure are checked together, all before any data is made or anything is compiled.
+Every node is checked and built (`experiments.nodes`), and task, model and procedure are checked
+together, all before any data is made or anything is compiled.
 """
 
-import inspect
 import math
-import pkgutil
 import re
-import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -18,12 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import equinox as eqx
-import hydra.utils
 import jax
 import jax.random as jr
 import optax
-from beartype.door import is_bearable
-from beartype.roar import BeartypeException
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
@@ -34,6 +26,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from experiments.errors import ConfigError
 from experiments.identity import cell_of
 from experiments.loggers import AbstractLogger, RunInfo
+from experiments.nodes import below, first_line, instantiate, located
 from experiments.procedure import AbstractProcedure, MakeModel, Model
 from experiments.usage import explain
 from ssm.init import count_parameters
@@ -41,18 +34,6 @@ from tasks.base import AbstractTask
 
 CONFIGS = str(Path(__file__).resolve().parents[1] / "configs")
 PROCEDURES = ("train", "readout")
-GIVEN = {
-    "model": ("vocabulary", "channels", "n_outputs", "key"),
-    "model.mixer": ("d_model", "channels", "key"),
-}
-"""Arguments that the program gives to what a `_partial_` node makes, and a user may not."""
-HYDRA_KEYS: dict[str, Any] = {
-    "_target_": str,
-    "_partial_": bool,
-    "_recursive_": bool,
-    "_convert_": typing.Literal["none", "partial", "object", "all"],
-    "_args_": list,
-}
 
 
 @dataclass
@@ -149,13 +130,13 @@ def build(config: Any, choices: Mapping[str, str], directory: Path) -> Run:
     plain = _resolved(config)
     _check_top(plain, choices)
     seeds = _check_seeds(plain["seeds"])
-    task = _instantiate("task", plain["task"], AbstractTask)
-    both = {name: _instantiate(name, plain[name], AbstractProcedure) for name in PROCEDURES}
+    task = instantiate("task", plain["task"], AbstractTask)
+    both = {name: instantiate(name, plain[name], AbstractProcedure) for name in PROCEDURES}
     procedure = both[plain["procedure"]]
     _check_optimizer("optimizer", plain["optimizer"])
-    optimizer = _instantiate("optimizer", plain["optimizer"], optax.GradientTransformation)
-    partial_model = _instantiate("model", plain["model"], Callable)
-    logger = _instantiate("logger", plain["logger"], AbstractLogger)
+    optimizer = instantiate("optimizer", plain["optimizer"], optax.GradientTransformation)
+    partial_model = instantiate("model", plain["model"], Callable)
+    logger = instantiate("logger", plain["logger"], AbstractLogger)
 
     def make_model(key: PRNGKeyArray) -> Model:
         return partial_model(
@@ -203,8 +184,8 @@ def _resolved(config: Any) -> dict[str, Any]:
         key = str(getattr(error, "full_key", None) or "configuration")
         if isinstance(error, MissingMandatoryValue):
             raise ConfigError(f"{key}: got no value; expected one, as in {key}=…") from error
-        reason = re.sub(r"^\w+ raised while resolving interpolation: ", "", _first_line(error))
-        reference = _below(OmegaConf.to_container(config, resolve=False), key)
+        reason = re.sub(r"^\w+ raised while resolving interpolation: ", "", first_line(error))
+        reference = below(OmegaConf.to_container(config, resolve=False), key)
         raise ConfigError(f"{key}: got {reference}, which fails: {reason}") from error
 
 
@@ -276,180 +257,5 @@ def _check_model(
     except ConfigError:
         raise
     except (TypeError, ValueError, ArithmeticError, MemoryError) as error:
-        raise ConfigError(_located("model", error, node)) from error
+        raise ConfigError(located("model", error, node)) from error
     return model
-
-
-def _located(path: str, error: BaseException, node: Any) -> str:
-    """An error's first line, with the full keys of the arguments that it begins with.
-
-    It is "name: got …", "name must be …", or "first, second: got …"; "mixer.name: …" is of a node
-    below.
-    """
-    message = _first_line(error)
-    match = re.match(r"((?:\w+\.)*)(\w+(?:, \w+)*)(?=: | must )", message)
-    owner = _below(node, match[1].rstrip(".")) if match else None
-    names = match[2].split(", ") if match else []
-    if match is None or not isinstance(owner, Mapping) or not all(n in owner for n in names):
-        return f"{path}: {message}"
-    return ", ".join(f"{path}.{match[1]}{name}" for name in names) + message[match.end() :]
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-def _below(node: Any, key: str) -> Any:
-    """What plain data hold at a dotted key, or None."""
-    for part in filter(None, key.split(".")):
-        node = node.get(part) if isinstance(node, Mapping) else None
-    return node
-
-
-def _instantiate(path: str, node: Any, kind: Any) -> Any:
-    """Checks a node and everything below it, then builds it: an object of some kind."""
-    if not isinstance(node, Mapping) or "_target_" not in node:
-        raise ConfigError(f"{path}: got {node!r}; expected an option of this group")
-    _check_node(path, node)
-    try:
-        built = hydra.utils.instantiate(dict(node), _convert_="all")
-    except Exception as error:
-        cause = error.__cause__ or error
-        if not isinstance(cause, TypeError | ValueError | OSError | HydraException):
-            raise cause from None  # a fault of the program, not of what was given
-        inner = re.search(r"^full_key: (\S+)$", str(error), re.MULTILINE)
-        below, where = (_below(node, inner[1]), f"{path}.{inner[1]}") if inner else (node, path)
-        raise ConfigError(_located(where, cause, below)) from error
-    if not isinstance(built, kind):
-        raise ConfigError(
-            f"{path}._target_: got {node['_target_']!r}; expected what makes an {kind.__name__}"
-        )
-    return built
-
-
-def _check_node(path: str, node: Any) -> None:
-    """Checks what is in a node against the signatures of its target and of those below it."""
-    if isinstance(node, float) and not math.isfinite(node):
-        raise ConfigError(f"{path}: got {node}; expected a finite number")
-    if isinstance(node, list):
-        for index, item in enumerate(node):
-            _check_node(f"{path}[{index}]", item)
-    if isinstance(node, Mapping):
-        for key, value in node.items():
-            _check_node(f"{path}.{key}", value)
-        if "_target_" in node:
-            _check_call(path, node)
-
-
-def _check_call(path: str, node: Mapping[str, Any]) -> None:
-    """Checks one node's keys and values against its target's signature."""
-    target = _target(path, node["_target_"])
-    parameters, hints = inspect.signature(target).parameters, _type_hints(target)
-    named = {
-        k: p for k, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
-    }
-    takes = [name for name in named if name not in GIVEN.get(path, ())]
-    for key, value in node.items():
-        hint = HYDRA_KEYS.get(key, hints.get(key, Any))
-        if key not in takes and key not in HYDRA_KEYS:
-            valid = ", ".join(takes) or "no arguments"
-            raise ConfigError(f"{path}.{key}: unknown key; {node['_target_']} takes {valid}")
-        if wrong := _misfit(value, hint):
-            where, part = wrong
-            raise ConfigError(f"{path}.{key}{where}: got {part!r}; expected {_describe(hint)}")
-    partial = node.get("_partial_", False)
-    if path in GIVEN and not partial:
-        raise ConfigError(f"{path}._partial_: got {partial}; expected True")
-    missing = [k for k in takes if named[k].default is inspect.Parameter.empty and k not in node]
-    if missing and "_args_" not in node and (path in GIVEN or not partial):
-        raise ConfigError(f"{path}: {node['_target_']} needs {', '.join(missing)}")
-
-
-def _target(path: str, name: Any) -> Any:
-    """The class or function called `name`."""
-    try:
-        target = pkgutil.resolve_name(name)
-        inspect.signature(target)
-    except Exception as error:  # importing a module can fail in any way
-        raise ConfigError(
-            f"{path}._target_: got {name!r}; expected an importable class or function "
-            f"({type(error).__name__}: {_first_line(error)})"
-        ) from error
-    if inspect.isabstract(target):
-        raise ConfigError(f"{path}._target_: got {name!r}; expected a class that is not abstract")
-    return target
-
-
-def _type_hints(target: Any) -> dict[str, Any]:
-    """Annotations of a target's arguments, as far as they can be resolved."""
-    try:
-        return typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
-    except (NameError, TypeError):
-        annotations = {k: p.annotation for k, p in inspect.signature(target).parameters.items()}
-        return {k: a for k, a in annotations.items() if a is not inspect.Parameter.empty}
-
-
-def _misfit(value: Any, hint: Any) -> tuple[str, Any] | None:
-    """Where in a value, and what there, is not of a type; None if all is."""
-    if not value or not _fits(type(value)(), hint):
-        return None if _fits(value, hint) else ("", value)
-    if isinstance(value, list):  # beartype looks at one item only, by chance
-        wrong = [(f"[{i}]", item) for i, item in enumerate(value) if not _fits([item], hint)]
-    elif isinstance(value, Mapping) and "_target_" not in value:
-        wrong = [(f".{k}", item) for k, item in value.items() if not _fits({k: item}, hint)]
-    else:
-        wrong = [] if _fits(value, hint) else [("", value)]
-    return wrong[0] if wrong else None
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value is of a type; an integer may be a real number, a boolean is no number."""
-    try:
-        value = _stand_in(value)
-        if isinstance(value, bool):
-            return is_bearable(value, hint) and bool in _members(hint)
-        real = float(value) if isinstance(value, int) else value
-        return is_bearable(value, hint) or is_bearable(real, hint)
-    except OverflowError:
-        return False
-    except (BeartypeException, _UnknownType):
-        return True
-
-
-class _UnknownType(Exception):
-    """What a node makes is not known before it is called."""
-
-
-def _stand_in(value: Any) -> Any:
-    """The value with an empty object in place of each node, of the type of what the node makes."""
-    if isinstance(value, list):
-        return [_stand_in(item) for item in value]
-    if not isinstance(value, Mapping):
-        return value
-    if "_target_" not in value:
-        return {key: _stand_in(item) for key, item in value.items()}
-    if value.get("_partial_"):
-        return _stand_in  # a function, as it makes one
-    target = pkgutil.resolve_name(value["_target_"])
-    if not inspect.isclass(target) or issubclass(target, tuple):
-        raise _UnknownType
-    return object.__new__(target)
-
-
-def _members(hint: Any) -> set[Any]:
-    """The types of a union; `bool` stands for anything."""
-    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
-        return {t for member in typing.get_args(hint) for t in _members(member)}
-    return {bool} if hint in (Any, object) else {hint}
-
-
-def _describe(hint: Any) -> str:
-    """A type in words: "int or null", "one of 'core', 'full'"."""
-    if typing.get_origin(hint) is typing.Literal:
-        return "one of " + ", ".join(map(repr, typing.get_args(hint)))
-    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
-        return " or ".join(dict.fromkeys(map(_describe, typing.get_args(hint))))
-    if hint is type(None):
-        return "null"
-    plain = isinstance(hint, type) and typing.get_origin(hint) is None
-    return hint.__name__ if plain else re.sub(r"\b(?:\w+\.)+(?=\w)", "", str(hint))
