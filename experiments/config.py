@@ -198,7 +198,9 @@ def _check_top(plain: Mapping[str, Any], choices: Mapping[str, str]) -> None:
         raise ConfigError(f"{missing[0]}: got no value; a run has {', '.join(known)}")
     if plain["procedure"] not in PROCEDURES:
         raise ConfigError(f"procedure: got {plain['procedure']!r}; expected 'train' or 'readout'")
-    task, model = choices["task"], choices["model"]
+    task, model = choices.get("task"), choices.get("model")
+    if not (isinstance(task, str) and isinstance(model, str)):
+        raise ConfigError(f"task, model: got {task}, {model}; expected one option of each group")
     for group, usual in (("quick", task), ("quick/pair", f"{task}-{model}")):
         options = sorted(path.stem for path in Path(CONFIGS, group).glob("*.yaml"))
         if choices.get(group, usual) not in (usual, *options):

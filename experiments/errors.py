@@ -14,6 +14,10 @@ class ConfigError(ValueError):
     exit_code = 2
 
 
+class OtherRun(ConfigError):
+    """The run's directory holds another run, which is left alone."""
+
+
 class EnvironmentFault(RuntimeError):
     """Something outside the configuration: a file, a disk, a device, another process."""
 

@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from experiments.cache import use_compilation_cache
 from experiments.checkpoint import atomic
 from experiments.config import CONFIGS, build
-from experiments.errors import ConfigError, EnvironmentFault, Interrupted, InUse
+from experiments.errors import ConfigError, EnvironmentFault, Interrupted, InUse, OtherRun
 from experiments.identity import identity_of
 from experiments.provenance import provenance
 from experiments.report import conclude, introduce
@@ -110,7 +110,7 @@ def _tell(error: Exception, directory: Path, *, show: bool = False) -> int:
     print(f"error: {text}", file=sys.stderr, flush=True)
     if show or _tracebacks:
         traceback.print_exception(error)
-    if isinstance(error, InUse):
+    if isinstance(error, InUse | OtherRun):
         return error.exit_code
     try:
         (directory / ERROR).write_text(f"{text}\n", encoding="utf-8")

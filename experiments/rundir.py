@@ -19,7 +19,7 @@ from jaxtyping import PyTree
 
 from experiments import checkpoint
 from experiments.checkpoint import Checkpoint
-from experiments.errors import ConfigError, EnvironmentFault, InUse
+from experiments.errors import EnvironmentFault, InUse, OtherRun
 from experiments.identity import code_version, differences
 from experiments.interruption import Interruption
 from experiments.loggers.local import METRICS
@@ -45,7 +45,7 @@ class RunDirectory:
             that change no number, and for `train.steps`, which may have become more.
 
     Raises (on entering):
-        ConfigError: if the directory holds a run of another configuration; it names the keys.
+        OtherRun: if the directory holds a run of another configuration; it names the keys.
         InUse: if another process is running in the directory.
         EnvironmentFault: if the directory, or what is in it, cannot be used.
     """
@@ -130,19 +130,20 @@ class RunDirectory:
 
     def _find(self) -> None:
         """Looks at what an earlier process left."""
-        (self.path / ERROR).unlink(missing_ok=True)
-        for torn in self.checkpoints.glob(".checkpoint-*"):  # of a process killed while writing
-            torn.unlink()
         summary = self.path / "summary.json"
         config = self.path / "config.yaml"
-        known = summary.exists() or bool(checkpoint.list_files(self.checkpoints))
+        checkpoints = checkpoint.list_files(self.checkpoints)
+        known = summary.exists() or (self.path / METRICS).exists() or checkpoints
         if known and config.exists():
             before = _read(config, yaml.safe_load)
             if different := differences(before, self.config):
-                raise ConfigError(
+                raise OtherRun(
                     f"run directory {self.path}: it holds a run of another configuration; "
                     f"different are {'; '.join(different)}; choose another hydra.run.dir"
                 )
+        for torn in self.checkpoints.glob(".checkpoint-*"):  # of a process killed while writing
+            torn.unlink()
+        (self.path / ERROR).unlink(missing_ok=True)
         if summary.exists():
             self.summary = _read(summary, json.loads)
             failed = any(s.get("failed_at") is not None for s in self.summary["seeds"].values())
@@ -150,6 +151,11 @@ class RunDirectory:
             if not failed and (self.summary.get("steps") in (None, steps)):
                 self.state = "finished"
                 return
+            if not failed and not checkpoints:
+                raise OtherRun(
+                    f"train.steps: got {steps}, but the finished run in {self.path} has no "
+                    f"checkpoint to go on from; expected {self.summary['steps']}, as it had"
+                )
             if failed:
                 _log.warning("%s: a seed failed before; it starts anew.", self.path)
                 shutil.rmtree(self.checkpoints, ignore_errors=True)
@@ -170,7 +176,7 @@ class RunDirectory:
             return
         description = found.description
         if different := differences(description["config"], self.config):
-            raise ConfigError(
+            raise OtherRun(
                 f"{found.path}: it is of another configuration; different are "
                 f"{'; '.join(different)}; choose another hydra.run.dir"
             )

@@ -68,6 +68,10 @@ USAGE: dict[str, tuple[list[str], list[str]]] = {
     "no model": (["model=null"], ["model=null", "expected one option"]),
     "a number for a task": (["task=3"], ["task=3", "expected one option"]),
     "a deleted model": (["~model"], ["~model", "expected one option"]),
+    "a deleted model of an experiment": (
+        ["+experiment=figure1/linear_cde", "~model"],
+        ["task, model: got area, None", "one option"],
+    ),
     "a deleted procedure": (["~train"], ["train: got", "expected an option"]),
     "deleted seeds": (["~seeds"], ["seeds: got no value"]),
     "a deleted width": (["~model.d_model"], ["model: ssm.model.SequenceModel needs d_model"]),

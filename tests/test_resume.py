@@ -151,7 +151,14 @@ def _ended(child):
         return True
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
+@pytest.mark.parametrize(
+    "signum",
+    [
+        signal.SIGTERM,
+        pytest.param(signal.SIGUSR1, marks=pytest.mark.slow),
+        pytest.param(signal.SIGUSR2, marks=pytest.mark.slow),
+    ],
+)
 def test_a_signal_stops_it_with_a_checkpoint(nursery, uninterrupted, tmp_path, signum):
     child = nursery.start(command(tmp_path, "train.checkpoint_seconds=1000"), QUICK)
     nursery.wait_for(lambda: (tmp_path / "metrics.jsonl").exists() and len(numbers(tmp_path)) > 20)
@@ -222,7 +229,14 @@ def interrupted(cut_off, tmp_path):
     return Path(shutil.copytree(cut_off, tmp_path / "run"))
 
 
-@pytest.mark.parametrize("damage", ["truncated", "a byte", "empty", "text", "pickle"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "truncated",
+        "pickle",
+        *(pytest.param(d, marks=pytest.mark.slow) for d in ("a byte", "empty", "text")),
+    ],
+)
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     nursery, uninterrupted, interrupted, tmp_path, damage
 ):
@@ -274,6 +288,16 @@ def test_another_configuration_is_refused_with_its_keys(nursery, interrupted):
         assert text in nursery.printed()
     assert nursery.run(command(interrupted, f"train.steps={STEPS - 1}")) == 2
     assert f"train.steps: {STEPS}, now {STEPS - 1}" in nursery.printed()
+
+
+def test_a_run_that_is_refused_leaves_the_other_as_it_was(nursery, uninterrupted, tmp_path):
+    path = Path(shutil.copytree(uninterrupted, tmp_path / "run"))
+    shutil.rmtree(path / "checkpoints")
+    before = {p: p.read_bytes() for p in path.iterdir() if p.name != ".lock"}
+    assert nursery.run(command(path, "model.d_model=8")) == 2
+    assert nursery.run(command(path, f"train.steps={STEPS + 1}")) == 2
+    assert f"no checkpoint to go on from; expected {STEPS}" in nursery.printed()
+    assert {p: p.read_bytes() for p in path.iterdir() if p.name != ".lock"} == before
 
 
 def test_more_steps_go_on_from_the_end(nursery, uninterrupted, tmp_path):

@@ -290,6 +290,7 @@ def check_outage(
     assert {served.exit_code for served in server.runs.values()} == {0}
 
 
+@pytest.mark.slow
 def test_outages_do_not_slow_the_run_and_their_rows_come_later(server, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB__FILE_STREAM_TRANSMIT_INTERVAL", "1")
     outages = {
