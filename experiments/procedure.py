@@ -1,6 +1,7 @@
 """What gradient training and frozen-feature regression have in common."""
 
 import abc
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -88,7 +89,8 @@ def load(task: AbstractTask) -> Data:
     except DamagedData as error:
         raise EnvironmentFault(f"task.path: {error}") from error
     except ValueError as error:
-        raise ConfigError(f"task: {error}") from error
+        separator = "." if re.match(r"\w+ must ", str(error)) else ": "
+        raise ConfigError(f"task{separator}{error}") from error
 
 
 def on_device(split: Split) -> Examples:

@@ -53,10 +53,15 @@ def main(config: DictConfig) -> None:
         sys.exit(error.exit_code)
     except (ConfigError, EnvironmentFault, OSError) as error:
         code = _tell(error, directory)
+    except MemoryError as error:
+        code = _tell(_no_memory(error), directory)
     except Exception as error:
-        if single:
+        if "RESOURCE_EXHAUSTED" in str(error):
+            code = _tell(_no_memory(error), directory)
+        elif single:
             raise
-        code = _tell(error, directory, show=True)
+        else:
+            code = _tell(error, directory, show=True)
     if single:
         sys.exit(code)
 
@@ -100,6 +105,14 @@ def _find_device() -> dict[str, Any]:
             f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')}: no such device here "
             f"({reason[0]}); expected cpu, or what this machine has"
         ) from error
+
+
+def _no_memory(error: Exception) -> EnvironmentFault:
+    reason = (str(error).splitlines() or ["no memory left"])[0]
+    return EnvironmentFault(
+        f"out of memory ({reason}); expected a smaller model, train.batch_size or "
+        "train.evaluate_batch_size, or a larger device"
+    )
 
 
 def _tell(error: Exception, directory: Path, *, show: bool = False) -> int:

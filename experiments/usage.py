@@ -58,8 +58,8 @@ def _chooses_nothing(argument: str) -> bool:
     """Whether an override is of a group of configurations, and its value cannot be an option."""
     key, _, value = argument.partition("=")
     group = key.lstrip("~+").partition("@")[0]
-    name = re.fullmatch(r"[A-Za-z_][\w/.-]*", value) and value not in ("null", "true", "false")
-    return Path(CONFIGS, group).is_dir() and not name
+    folder = Path(CONFIGS, group)
+    return folder.is_dir() and not (folder / f"{value}.yaml").is_file()
 
 
 def _with_valid_keys(error: Exception, text: str) -> str:

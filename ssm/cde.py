@@ -230,8 +230,8 @@ class ExactFlow(AbstractPropagatingSolver):
     substeps: int = eqx.field(static=True, default=1)
 
     def __check_init__(self):
-        if self.order is not None and self.order < 1:
-            raise ValueError(f"order: got {self.order}; expected a positive number of terms")
+        if self.order is not None and not 1 <= self.order <= 64:
+            raise ValueError(f"order: got {self.order}; expected from 1 to 64 terms, or null")
         if self.substeps < 1:
             raise ValueError(f"substeps: got {self.substeps}; expected a positive number")
 
