@@ -7,7 +7,6 @@ seed are in Equinox's own format.
 
 import json
 import os
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -108,11 +107,17 @@ def newest(directory: Path, warn: Callable[[str], None]) -> Checkpoint | None:
         CheckpointError: if there are checkpoints, and all are damaged.
     """
     files = list_files(directory)
+    damaged: list[Path] = []
     for path in reversed(files):
         try:
-            return read(path)
+            found = read(path)
         except CheckpointError as error:
             warn(f"{error}; the one before it is used, if it is whole")
+            damaged.append(path)
+            continue
+        for other in damaged:  # it would count as one of the two that are kept
+            other.unlink()
+        return found
     if files:
         raise CheckpointError(
             f"{directory}: every checkpoint is damaged; remove the directory to start again"
@@ -130,15 +135,15 @@ def atomic(path: Path) -> Iterator[IO[bytes]]:
     """A file to write to that takes the place of `path` at the end, on the disk for good, or, if
     anything goes wrong, never existed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = path.with_name(f".{path.name}.tmp")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with open(temporary, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
     directory = os.open(path.parent, os.O_RDONLY)
     try:

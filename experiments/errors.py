@@ -2,7 +2,7 @@
 
 0: finished. 1: the environment failed it (a file, a disk, a device, another process), or a seed or
 a cell of a sweep failed. 2: it was asked for wrongly. 75, `EX_TEMPFAIL` of sysexits.h: interrupted
-by a signal, with a checkpoint written; the same command goes on from there.
+by a signal, with a checkpoint of what it had; the same command goes on from there.
 """
 
 import signal
@@ -29,7 +29,7 @@ class InUse(EnvironmentFault):
 
 
 class Interrupted(Exception):
-    """The run was told to stop by a signal, and has written a checkpoint."""
+    """The run was told to stop by a signal, and has written a checkpoint of what it had."""
 
     exit_code = 75
 

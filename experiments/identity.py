@@ -26,14 +26,14 @@ def cell_of(config: Mapping[str, Any]) -> str:
     return _hash({k: v for k, v in flat.items() if not _under(k, (*UNRELATED, "seeds"))})
 
 
-def identity_of(config: Mapping[str, Any]) -> str:
+def identity_of(config: Mapping[str, Any], code: str | None = None) -> str:
     """Eight digits that tell runs apart: by configuration, seeds and code.
 
-    The code of a sweep is what it was when the sweep was started (`SWEEP_CODE` in the environment),
-    so that a job which starts late, or again, finds its directory.
+    Unless given, the code of a sweep is what it was when the sweep was started (`SWEEP_CODE` in the
+    environment), so that a job which starts late, or again, finds its directory.
     """
     flat = {k: v for k, v in flatten(config).items() if not _under(k, UNRELATED)}
-    return _hash({**flat, "code": os.environ.get(SWEEP_CODE) or code_version()})
+    return _hash({**flat, "code": code or os.environ.get(SWEEP_CODE) or code_version()})
 
 
 @functools.cache

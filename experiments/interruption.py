@@ -33,7 +33,7 @@ class Interruption:
     def check(self) -> None:
         """Raises `Interrupted` if the process has been asked to stop."""
         if self.signum is not None:
-            self.noticed.set()
+            self.settle()
             raise Interrupted(self.signum)
 
     @contextlib.contextmanager
@@ -50,19 +50,28 @@ class Interruption:
         try:
             yield
         finally:
+            self.settle()
             signal.set_wakeup_fd(before)
             os.close(write)  # the thread reads the end of the pipe, and ends
             for signum, handler in self._previous.items():
                 signal.signal(signum, handler)
 
+    def settle(self) -> None:
+        """Tells the thread that the run stops, or has ended: a signal need not end it any more."""
+        self.noticed.set()
+
     def hand_over(self) -> None:
         """Calls the handler that stood before, submitit's for example, which may not return."""
         handler = self._previous.get(self.signum or 0)
-        if callable(handler) and handler is not signal.default_int_handler:
+        if callable(handler):
             handler(self.signum, None)
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
-        self.signum = signum
+        if self.signum in (
+            None,
+            signal.SIGTERM,
+        ):  # Slurm sends SIGTERM beside what submitit waits for
+            self.signum = signum
 
     def _watch(self, read: int) -> None:
         """Ends the process if a signal came that the run does not act upon in time."""
@@ -71,7 +80,9 @@ class Interruption:
                 continue
             if not self.noticed.wait(PATIENCE):
                 name = signal.Signals(received[0]).name
-                print(f"{name}: ended while compiling, at the last checkpoint", file=sys.stderr)
+                print(
+                    f"{name}: ended before it could stop, at the last checkpoint", file=sys.stderr
+                )
                 sys.stderr.flush()
                 os._exit(Interrupted.exit_code)
         os.close(read)

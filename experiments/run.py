@@ -22,7 +22,7 @@ from experiments.cache import use_compilation_cache
 from experiments.checkpoint import atomic
 from experiments.config import CONFIGS, build
 from experiments.errors import ConfigError, EnvironmentFault, Interrupted, InUse, OtherRun
-from experiments.identity import identity_of
+from experiments.identity import SWEEP_CODE, code_version, identity_of
 from experiments.provenance import provenance
 from experiments.report import conclude, introduce
 from experiments.rundir import ERROR, RunDirectory
@@ -58,8 +58,6 @@ def main(config: DictConfig) -> None:
     except Exception as error:
         if "RESOURCE_EXHAUSTED" in str(error):
             code = _tell(_no_memory(error), directory)
-        elif single:
-            raise
         else:
             code = _tell(error, directory, show=True)
     if single:
@@ -75,6 +73,8 @@ def _run(config: DictConfig, settings: Any, directory: Path) -> bool:
     run = build(config, settings.runtime.choices, directory)
     with RunDirectory(directory, run.info.config) as rundir:
         introduce(run, where["device"], settings.overrides.task, rundir)
+        if os.environ.get(SWEEP_CODE, code_version()) != code_version():
+            print("warning: the code has changed since the sweep began", file=sys.stderr)
         if rundir.summary is not None:
             return conclude(run, rundir.summary)
         with atomic(directory / OVERRIDES) as file:
@@ -84,7 +84,9 @@ def _run(config: DictConfig, settings: Any, directory: Path) -> bool:
             summary = run.procedure.run(
                 run.task, run.make_model, run.optimizer, run.seeds, run.logger, rundir
             )
-            extra = {"parameters": run.parameters, "identity": identity_of(run.info.config)}
+            rundir.interruption.settle()
+            identity = identity_of(run.info.config, code_version())
+            extra = {"parameters": run.parameters, "identity": identity}
             run.logger.finish({**summary, **extra, **where})
         except Interrupted:
             run.logger.interrupt()
@@ -123,8 +125,8 @@ def _tell(error: Exception, directory: Path, *, show: bool = False) -> int:
     print(f"error: {text}", file=sys.stderr, flush=True)
     if show or _tracebacks:
         traceback.print_exception(error)
-    if isinstance(error, InUse | OtherRun):
-        return error.exit_code
+    if isinstance(error, InUse | OtherRun) or (directory / "summary.json").exists():
+        return getattr(error, "exit_code", 1)
     try:
         (directory / ERROR).write_text(f"{text}\n", encoding="utf-8")
     except OSError as again:
@@ -157,7 +159,8 @@ def command(arguments: Sequence[str]) -> int:
     finally:
         GlobalHydra.instance().clear()
     if SweepReport.current is not None:
-        code = SweepReport.current.conclude() or code
+        unfinished = SweepReport.current.conclude()
+        code = code or unfinished
     return code
 
 

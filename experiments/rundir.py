@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import socket
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -22,7 +23,7 @@ from experiments.checkpoint import Checkpoint
 from experiments.errors import EnvironmentFault, InUse, OtherRun
 from experiments.identity import code_version, differences
 from experiments.interruption import Interruption
-from experiments.loggers.local import METRICS
+from experiments.loggers.local import METRICS, read_summary
 from experiments.loggers.wandb_client import IDS
 
 ERROR, LOCK = "error.txt", ".lock"
@@ -106,8 +107,9 @@ class RunDirectory:
             "metrics_bytes": _size(self.path / METRICS),
             "wandb_ids": json.loads(ids.read_text()) if ids.exists() else None,
         }
+        frozen = json.loads(json.dumps(whole))  # the caller may go on to change it
         copies = jax.tree.map(jnp.copy, tree)
-        self._pending = self._writer.submit(checkpoint.write, self.checkpoints, copies, whole)
+        self._pending = self._writer.submit(checkpoint.write, self.checkpoints, copies, frozen)
         if wait:
             self.flush()
 
@@ -145,7 +147,7 @@ class RunDirectory:
             torn.unlink()
         (self.path / ERROR).unlink(missing_ok=True)
         if summary.exists():
-            self.summary = _read(summary, json.loads)
+            self.summary = _read(summary, read_summary)
             failed = any(s.get("failed_at") is not None for s in self.summary["seeds"].values())
             steps = self.config.get("train", {}).get("steps")
             if not failed and (self.summary.get("steps") in (None, steps)):
@@ -204,7 +206,11 @@ def _locked(path: Path) -> Iterator[None]:
     """
     path.mkdir(parents=True, exist_ok=True)
     with open(path / LOCK, "a+", encoding="utf-8") as file:
-        if not _take(file):
+        end = time.monotonic() + 1.0  # another process may just be looking
+        while not _take(file, fcntl.LOCK_EX):
+            if time.monotonic() < end:
+                time.sleep(0.1)
+                continue
             raise InUse(
                 f"run directory {path}: in use by {_holder(file)}; expected a directory that no "
                 "other process is running in"
@@ -220,12 +226,12 @@ def is_running(path: Path) -> bool:
     if not (path / LOCK).exists():
         return False
     with open(path / LOCK, encoding="utf-8") as file:
-        return not _take(file)
+        return not _take(file, fcntl.LOCK_SH)
 
 
-def _take(file: TextIO) -> bool:
+def _take(file: TextIO, how: int) -> bool:
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, how | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True

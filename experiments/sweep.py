@@ -4,7 +4,6 @@ The directory of a cell is named by its identity, so that the same sweep given a
 has done: finished cells are passed over, failed and interrupted ones are tried again.
 """
 
-import json
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from experiments import checkpoint
 from experiments.config import run_name
 from experiments.identity import SWEEP_CODE, code_version, identity_of
+from experiments.loggers.local import read_summary
 from experiments.rundir import ERROR, is_running
 
 
@@ -53,11 +53,8 @@ def outcome(directory: Path) -> Outcome:
     """What became of the run in a directory."""
     if is_running(directory):
         return Outcome("running")
-    if (directory / ERROR).exists():
-        lines = (directory / ERROR).read_text(encoding="utf-8").splitlines()
-        return Outcome("failed", lines[0] if lines else "")
     if (directory / "summary.json").exists():
-        summary = json.loads((directory / "summary.json").read_text(encoding="utf-8"))
+        summary = read_summary((directory / "summary.json").read_text(encoding="utf-8"))
         metric, seeds = summary["metric"], summary["seeds"].values()
         failed = [s for s, result in summary["seeds"].items() if _failed(result)]
         if failed:
@@ -66,6 +63,9 @@ def outcome(directory: Path) -> Outcome:
         mean = sum(values) / len(values)
         spread = f" ({min(values):.4g} – {max(values):.4g})" if len(values) > 1 else ""
         return Outcome("finished", f"{metric} {mean:.4g}{spread}", summary["training_seconds"])
+    if (directory / ERROR).exists():
+        lines = (directory / ERROR).read_text(encoding="utf-8").splitlines()
+        return Outcome("failed", lines[0] if lines else "")
     if checkpoint.list_files(directory / "checkpoints"):
         return Outcome("interrupted", "the same command goes on")
     return Outcome("not run")

@@ -428,6 +428,10 @@ class Tsit5(AbstractPropagatingSolver):
                 step = FACTOR_MAX * taken[-1]
             fractions.append(taken)
         every = [f for taken in fractions for f in taken]
+        if len(every) > self.max_steps:
+            raise ValueError(
+                f"max_steps: got {self.max_steps}; expected at least {len(every)} here"
+            )
         growth = [after / before for before, after in itertools.pairwise(every)] + [1.0]
         errors = iter([(SAFETY / max(g, 1.0)) ** ERROR_ORDER for g in growth])
         return [[Part(f, next(errors)) for f in taken] for taken in fractions]

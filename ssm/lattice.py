@@ -22,8 +22,8 @@ from jaxtyping import Array, Float, Int
 
 from ssm.cde import AbstractPropagatingSolver, Drive, Matrices, Part
 
-TOLERANCE = 1e-5
-"""Increments that differ by less, relative to the largest number in the paths, are one."""
+ROUNDINGS = 8
+"""Increments that differ by less than so many roundings of a channel's largest number are one."""
 
 
 class Steps(NamedTuple):
@@ -37,23 +37,27 @@ def distinct_steps(x: Float[np.ndarray, "paths length channels"], most: int) -> 
     """The different increments of paths, or None if there are more than `most`.
 
     Each channel's increments are put in order; a gap above the tolerance begins a new value. Where
-    increments lie so close that a value would have instances further from it than the tolerance,
-    they are on no lattice: None.
+    increments lie so close that a value would have instances further from it than the tolerance, or
+    the tolerance is not small beside them, they are on no lattice: None.
     """
     paths, steps, channels = x.shape[0], x.shape[1] - 1, x.shape[2]
     if paths * steps == 0:
         return None
-    tolerance = TOLERANCE * float(np.max(np.abs(x))) + np.finfo(np.float64).tiny
-    code, codes, flat = np.zeros(paths * steps, np.int64), 1, []
+    code, codes, flat, tolerances = np.zeros(paths * steps, np.int64), 1, [], []
     for channel in range(channels):
         increments = np.diff(x[..., channel].astype(np.float64), axis=1).ravel()
-        seen = np.unique(increments.astype(np.float32))
+        tolerance = ROUNDINGS * float(np.finfo(x.dtype).eps * np.max(np.abs(x[..., channel])))
+        largest = float(np.max(np.abs(increments)))
+        if not (largest == 0 or tolerance < 1e-3 * largest):
+            return None
+        seen = np.unique(increments.astype(x.dtype))
         starts = np.concatenate([seen[:1], seen[1:][np.diff(seen) > tolerance]])
         if len(starts) > most:
             return None
         part = np.searchsorted(starts, increments + tolerance / 2, "right")
         code, codes = code * (len(starts) + 1) + part, codes * (len(starts) + 1)
         flat.append(increments)
+        tolerances.append(tolerance)
     if codes <= len(code):  # few possible codes: counted, else sorted
         count = np.bincount(code, minlength=codes)
         used = np.flatnonzero(count)
@@ -64,7 +68,8 @@ def distinct_steps(x: Float[np.ndarray, "paths length channels"], most: int) -> 
         return None
     # The mean of a value's rounded instances.
     values = np.stack([np.bincount(index, c) / count for c in flat], axis=1)
-    if any(np.max(np.abs(c - values[index, i])) > tolerance for i, c in enumerate(flat)):
+    errors = (np.max(np.abs(c - values[index, i])) for i, c in enumerate(flat))
+    if not all(error <= tolerance for error, tolerance in zip(errors, tolerances, strict=True)):
         return None
     return Steps(values.astype(x.dtype), index.reshape(paths, steps).astype(np.int32))
 
@@ -99,8 +104,9 @@ def final_states(
     c = np.linalg.norm(increments @ np.asarray(b).T, axis=1)
     z, moved = np.array(z0), np.empty_like(z0)
     row, last = np.arange(paths), None
+    short = np.uint16 if distinct <= 2**16 else np.int32  # NumPy sorts 16 bits by radix
     for step, parts in enumerate(solver.schedule(intervals)):
-        order = np.argsort(steps.which[:, step].astype(np.uint16), kind="stable")
+        order = np.argsort(steps.which[:, step].astype(short), kind="stable")
         ends = np.cumsum(np.bincount(steps.which[:, step], minlength=distinct))
         np.take(z, row[order], axis=0, out=moved, mode="clip")  # "raise" would make a copy
         z, moved = moved, z

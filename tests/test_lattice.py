@@ -49,10 +49,28 @@ def test_paths_off_any_lattice_and_paths_of_a_point_have_no_steps():
 
 def test_many_paths_with_close_increments_are_on_no_lattice():
     """Increments that fill an interval, each nearer to the next than the tolerance."""
-    x = np.cumsum(np.random.default_rng(0).uniform(-1, 1, (200_000, 10, 1)), axis=1)
+    x = 100 + np.cumsum(np.random.default_rng(0).uniform(-1, 1, (200_000, 10, 1)), axis=1)
     seen = np.sort(np.diff(x, axis=1), axis=None)
-    assert np.diff(seen).max() < lattice.TOLERANCE * np.abs(x).max()
+    assert np.diff(seen).max() < lattice.ROUNDINGS * np.finfo(np.float32).eps * np.abs(x).max()
     assert distinct_steps(x.astype(np.float32), most=2048) is None
+
+
+def test_a_channel_has_its_own_scale():
+    """A small channel beside a large one is no rounding of it; a constant one has one increment."""
+    x = walks(100, 20, 3) * np.array([1, 1e-6, 0], np.float32) + np.array([0, 0, 7], np.float32)
+    steps = distinct_steps(x, most=9)
+    assert len(steps.values) == 9
+    np.testing.assert_allclose(np.unique(steps.values[:, 1]), [-1e-6, 0, 1e-6], atol=1e-11)
+    np.testing.assert_array_equal(steps.values[:, 2], 0)
+
+
+def test_what_cannot_be_told_from_rounding_is_on_no_lattice(x64):
+    far = walks(100, 20, 2) + np.float32(3e5)
+    assert distinct_steps(far, most=9) is None
+    jitter = walks(100, 20, 2, dtype=np.float64)
+    jitter += 1e-6 * np.random.default_rng(0).normal(size=jitter.shape)
+    assert distinct_steps(jitter, most=9) is None
+    assert distinct_steps(np.full((3, 4, 1), np.nan), most=9) is None
 
 
 def model(**mixer):

@@ -10,6 +10,7 @@ from typing import Any, TextIO
 
 import yaml
 
+from experiments.checkpoint import atomic
 from experiments.loggers.base import AbstractLogger, Record, RunInfo
 
 METRICS = "metrics.jsonl"
@@ -94,6 +95,19 @@ def read_metrics(directory: str | Path) -> list[Record]:
     return list(records.values())
 
 
+def read_summary(text: str) -> Any:
+    """What `summary.json` says; the numbers that JSON has no way to write are numbers again."""
+    return _numbers(json.loads(text))
+
+
+def _numbers(data: Any) -> Any:
+    if isinstance(data, dict):
+        return {key: _numbers(value) for key, value in data.items()}
+    if isinstance(data, list):
+        return [_numbers(value) for value in data]
+    return float(data) if data in ("NaN", "Infinity", "-Infinity") else data
+
+
 def _dumps(data: Any, indent: int | None = None) -> str:
     return json.dumps(_strict(data), indent=indent, allow_nan=False)
 
@@ -115,12 +129,8 @@ def _strict(data: Any) -> Any:
 
 def _replace(path: Path, text: str) -> None:
     """Writes a file so that a reader sees the old text or the new, never a part."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    with atomic(path) as file:
+        file.write(text.encode())
 
 
 def _cut_torn_line(path: Path) -> None:
