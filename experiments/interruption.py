@@ -67,10 +67,8 @@ class Interruption:
             handler(self.signum, None)
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
-        if self.signum in (
-            None,
-            signal.SIGTERM,
-        ):  # Slurm sends SIGTERM beside what submitit waits for
+        """Keeps the first signal; but SIGTERM may come beside the one that submitit waits for."""
+        if self.signum in (None, signal.SIGTERM):
             self.signum = signum
 
     def _watch(self, read: int) -> None:
