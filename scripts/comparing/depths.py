@@ -1,7 +1,8 @@
 """Minimum depths, as in Figure 2: the fewest blocks with which a seed passes.
 
 A depth that fails at a length is not tried at longer ones, as in the paper, and counts as failed
-there.
+there. What the paper's procedure does not come to tells nothing: so the depths are the same whether
+every cell was run, or only those that it comes to.
 """
 
 import math
@@ -43,10 +44,9 @@ def minimum_depths(
     deepest: int,
     threshold: float | None = None,
     last_step: int | None = None,
+    seeds: Iterable[int] | None = None,
 ) -> list[Depth]:
     """Each seed's minimum depth at a length.
-
-    A seed that was not run at this length is left out, unless every depth failed at shorter ones.
 
     Arguments:
         groups: those of one model.
@@ -54,16 +54,21 @@ def minimum_depths(
         deepest: the most blocks that count.
         threshold: to pass; that of each run if None.
         last_step: a seed that comes so far without passing fails; the end of its run if None.
+        seeds: to tell of; if None, those that were run at this length, or of which every depth
+            failed at shorter ones.
     """
-    seeds: dict[int, dict[tuple[int, int], Outcome]] = {}
+    found: dict[int, dict[tuple[int, int], Outcome]] = {}
     for group in groups:
         for run in group.runs:
             limit = run.threshold if threshold is None else threshold
             for seed in run.seeds:
-                at = seeds.setdefault(seed.seed, {})
+                at = found.setdefault(seed.seed, {})
                 at[group.cell.size, group.cell.depth] = outcome(seed, limit, last_step)
-    depths = (_minimum_depth(seed, at, length, deepest) for seed, at in sorted(seeds.items()))
-    return [depth for depth in depths if depth is not None]
+    asked = sorted(found if seeds is None else set(seeds))
+    depths = [_minimum_depth(seed, found.get(seed, {}), length, deepest) for seed in asked]
+    if seeds is not None:
+        return depths
+    return [d for d in depths if d.least == math.inf or any(k == length for k, _ in found[d.seed])]
 
 
 def outcome(seed: SeedResult, threshold: float | None, last_step: int | None) -> Outcome:
@@ -78,18 +83,27 @@ def outcome(seed: SeedResult, threshold: float | None, last_step: int | None) ->
 
 def _minimum_depth(
     seed: int, at: Mapping[tuple[int, int], Outcome], length: int, deepest: int
-) -> Depth | None:
+) -> Depth:
     """From one seed's outcomes by (length, depth)."""
-    passed = {depth: _passed(at, length, depth) for depth in range(1, deepest + 1)}
-    least = min((depth for depth, p in passed.items() if p is not False), default=math.inf)
-    most = min((depth for depth, p in passed.items() if p), default=math.inf)
-    if least < math.inf and all(size != length for size, _ in at):
-        return None
+    where = {1}  # the depths at which the procedure may have come to a length; deepest + 1 is none
+    for shorter in sorted({size for size, _ in at if size < length}):
+        where = _advance(where, at, shorter, deepest)
+    where = _advance(where, at, length, deepest)
+    least, most = (math.inf if d > deepest else d for d in (min(where), max(where)))
     return Depth(seed, least, most, None if most == math.inf else at[length, int(most)].steps)
 
 
-def _passed(at: Mapping[tuple[int, int], Outcome], length: int, depth: int) -> bool | None:
-    if (length, depth) in at:
-        return at[length, depth].passed
-    shorter = (o.passed for (size, d), o in at.items() if d == depth and size < length)
-    return False if False in shorter else None
+def _advance(
+    where: Iterable[int], at: Mapping[tuple[int, int], Outcome], length: int, deepest: int
+) -> set[int]:
+    """Where the procedure may leave a length, by where it may come to it."""
+    left, tried = set[int](), set(where)
+    for depth in range(min(tried), deepest + 2):
+        if depth not in tried:
+            continue
+        outcome_here = at.get((length, depth), Outcome(None))
+        if depth > deepest or outcome_here.passed is not False:
+            left.add(depth)
+        if not outcome_here.passed:
+            tried.add(depth + 1)
+    return left
