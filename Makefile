@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup test test-slow test-slurm a5 lint format benchmark lock clean FORCE
+.PHONY: help setup test test-slow test-slurm a5 figures figure1 figure2 lint format benchmark lock clean FORCE
 
 # The environment is .venv, and .venv/.locked-NAME says that requirements NAME are in it, completely.
 # CUDA is remembered: after `make setup CUDA=13` the other commands keep that environment.
@@ -29,6 +29,8 @@ help:
 	@echo 'make test-slow         tests of minutes: 25 kills, 200,000 steps, long outages'
 	@echo 'make test-slurm        sweeps on a Slurm of one node, as root; see docs/cluster.md'
 	@echo 'make a5                train Mamba on A5      make a5 ARGS="seeds=[1]"'
+	@echo 'make figures           run what is missing of the small study (or scale=paper), and draw Figures 1 and 2;'
+	@echo '                       make figure1, make figure2: one of them'
 	@echo 'make lint              ruff check, ruff format --check, mypy'
 	@echo 'make format            let ruff sort imports and format'
 	@echo 'make benchmark         speed and memory      make benchmark ARGS="--only selective_scan"'
@@ -74,6 +76,16 @@ test-slurm: setup
 
 a5: setup
 	$(python) experiments/run.py task=a5 model=mamba$(args)
+
+# What is missing at the chosen scale is run, then everything is drawn that results/ has.
+scale ?= small
+
+figure1 figure2: setup
+	$(python) scripts/reproduce.py $@ --scale $(scale)$(args)
+	$(python) scripts/figures.py $@
+	$(python) scripts/figures.py $@ --results results/small
+
+figures: figure1 figure2
 
 lint: setup
 	$(python) -m ruff check .

@@ -2,6 +2,7 @@
 
     python scripts/compare.py runs multirun/…                    a table of any runs
     python scripts/compare.py runs --wandb ENTITY/PROJECT        the same, from Weights & Biases
+    python scripts/compare.py depths results/small/figure2       the fewest blocks that pass
     python scripts/compare.py published                          every cell of the paper, and ours
 
 `published` reads the runs below `results/figure1` and `results/figure2`, made at the paper's
@@ -16,7 +17,14 @@ from dataclasses import asdict
 from pathlib import Path
 
 from comparing.runs import runs_rows
-from comparing.tables import curve_columns, depth_columns, runs_columns, show, write_json
+from comparing.tables import (
+    curve_columns,
+    depth_columns,
+    depth_rows,
+    runs_columns,
+    show,
+    write_json,
+)
 from comparing.verdicts import compare_published
 from comparing.wandb_runs import wandb_runs
 
@@ -40,6 +48,17 @@ def runs(options: argparse.Namespace) -> int:
 
         save(draw_runs(groups), options.plot)
         print(options.plot)
+    return 0
+
+
+def depths(options: argparse.Namespace) -> int:
+    """The subcommand `depths`."""
+    groups = [g for g in merge(read_runs(options.paths)) if g.runs[0].metric == "accuracy"]
+    if not groups:
+        raise ValueError(f"{', '.join(map(str, options.paths))}: no run of a word problem")
+    rows = depth_rows(groups)
+    show(rows)
+    write_json(options.json, {"depths": rows})
     return 0
 
 
@@ -73,11 +92,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     of_runs.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="of runs or sweeps")
     of_runs.add_argument("--wandb", metavar="ENTITY/PROJECT")
     of_runs.add_argument("--plot", type=Path, metavar="FILE", help="against length or dimension")
+    of_depths = commands.add_parser("depths", help="the fewest blocks that pass")
+    of_depths.set_defaults(command=depths)
+    of_depths.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="of runs")
     of_paper = commands.add_parser("published", help="every cell of the paper, and ours")
     of_paper.set_defaults(command=published)
     of_paper.add_argument("--results", type=Path, default=ROOT / "results")
     of_paper.add_argument("--check", action="store_true", help="exit with 1 if a cell differs")
-    for command in (of_runs, of_paper):
+    for command in (of_runs, of_depths, of_paper):
         command.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args(arguments)
     if options.command is runs:

@@ -2,11 +2,15 @@
 
 import json
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from comparing.cells import middle_and_range
+from comparing.depths import minimum_depths
 from comparing.verdicts import CurveRow, DepthRow
+from experiments.records import Group
 
 
 def runs_columns(row: Mapping[str, Any]) -> dict[str, str]:
@@ -44,6 +48,28 @@ def depth_columns(row: DepthRow) -> dict[str, str]:
     }
 
 
+def depth_rows(groups: Sequence[Group]) -> list[dict[str, str]]:
+    """The fewest blocks that pass, a row for each model and task, a column for each length.
+
+    Median and range of the seeds whose minimum depth is known; their number where some are not.
+    """
+    rows = []
+    lengths = sorted({group.cell.size for group in groups})
+    for task, model in sorted({(group.cell.task, group.cell.model) for group in groups}):
+        here = [g for g in groups if (g.cell.task, g.cell.model) == (task, model)]
+        deepest = max(group.cell.depth for group in here)
+        row = {"blocks": f"{model} on {task}"}
+        for length in lengths:
+            found = minimum_depths(here, length, deepest)
+            known = [float(depth.most) for depth in found if depth.known]
+            entry = spread(*middle_and_range(known, statistics.median)) if known else "–"
+            row[str(length)] = entry + (
+                f", {len(known)}/{len(found)}" if len(known) < len(found) else ""
+            )
+        rows.append(row)
+    return rows
+
+
 def text(value: Any) -> str:
     """A value as tables show it; – is no value, infinite is none."""
     if value is None or value == "":
@@ -60,7 +86,7 @@ def text(value: Any) -> str:
 
 def spread(mean: Any, low: Any, high: Any) -> str:
     """`mean (min – max)`, with what there is of it."""
-    if low is None:
+    if low is None or low == high == mean:
         return text(mean)
     return f"{text(mean)} ({text(low)} – {text(high)})"
 
