@@ -3,6 +3,7 @@
     python scripts/figures.py quick      docs/quick_a5.png, from results/quick/
     python scripts/figures.py figure1    docs/figures/figure1.png and .pdf, from results/figure1/
     python scripts/figures.py figure2    the same of Figure 2
+    python scripts/figures.py width      random features by width, from results/width/
     python scripts/figures.py all
     python scripts/figures.py figure1 figure2 --results results/small
 
@@ -23,6 +24,9 @@ from drawing.figure2 import draw_figure2
 from drawing.quick import draw_quick
 from drawing.results import is_of_paper, read_results
 from drawing.style import save
+from drawing.width import draw_width
+
+from experiments.records import merge, read_runs
 
 ROOT = Path(__file__).resolve().parents[1]
 DRAW = {"figure1": draw_figure1, "figure2": draw_figure2}
@@ -41,7 +45,7 @@ def draw_paper(name: str, results: Path, folder: Path) -> list[Path]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parses the command line and draws."""
     parser = argparse.ArgumentParser(description="Draws figures from recorded results.")
-    parser.add_argument("figures", nargs="+", choices=["quick", *DRAW, "all"])
+    parser.add_argument("figures", nargs="+", choices=["quick", *DRAW, "width", "all"])
     parser.add_argument("--results", type=Path, help="results/; for quick alone, results/quick/")
     parser.add_argument("--output", type=Path, help="docs/figures/; for quick, docs/quick_a5.png")
     options = parser.parse_args(arguments)
@@ -51,6 +55,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if wanted & {name, "all"}:
                 folder = options.output or ROOT / "docs" / "figures"
                 print(*draw_paper(name, results, folder), sep="\n")
+        if "width" in wanted or ("all" in wanted and (results / "width").is_dir()):
+            figure = draw_width(merge(read_runs([results / "width"])))
+            for kind in ("png", "pdf"):
+                path = (options.output or ROOT / "docs" / "figures") / f"width.{kind}"
+                save(figure, path)
+                print(path)
         quick = options.results if "quick" in wanted and options.results else results / "quick"
         if "quick" in wanted or ("all" in wanted and quick.is_dir()):
             path = options.output or ROOT / "docs"

@@ -36,21 +36,22 @@ FIGURES = ("figure1", "figure2", "width")
 
 @dataclass(frozen=True)
 class Scale:
-    """Where results go, which settings are added, and how much is run.
+    """Where results go, which experiments are run, and how much.
 
     Arguments:
+        experiments: their folder in `configs/experiment`, "" or one that ends in "/".
         jobs: runs at a time, unless the user says.
     """
 
     folder: str
-    overrides: tuple[str, ...]
+    experiments: str
     lengths: tuple[int, ...] | None
     jobs: int
 
 
 SCALES = {
-    "paper": Scale("results", (), None, jobs=1),
-    "small": Scale("results/small", ("+small={figure}",), (3, 4, 5, 6, 7, 8), jobs=2),
+    "paper": Scale("results", "", None, jobs=1),
+    "small": Scale("results/small", "small/", (3, 4, 5, 6, 7, 8), jobs=2),
 }
 
 
@@ -76,8 +77,7 @@ def reproduce(options: argparse.Namespace) -> int:
     folder = options.results or ROOT / scale.folder
     jobs = options.jobs or scale.jobs
     for figure, some in chosen(options, scale).items():
-        overrides = [o.format(figure=figure) for o in scale.overrides]
-        launcher = Launcher(folder.resolve(), [*overrides, *options.overrides], show=jobs == 1)
+        launcher = Launcher(folder.resolve(), scale.experiments, options.overrides, show=jobs == 1)
         if options.dry_run:
             for chain in some:
                 job, begun = launcher.next(chain)

@@ -6,6 +6,7 @@ import pytest
 from composing import CONFIGS, TINY_A5, TINY_SIGNATURE, TINY_TRAIN, compose_run, execute
 
 from experiments.errors import ConfigError
+from experiments.identity import differences
 from experiments.published import published
 
 MODELS = sorted(p.stem for p in (CONFIGS / "model").glob("*.yaml"))
@@ -14,6 +15,8 @@ EXPERIMENTS = sorted(
     str(p.relative_to(CONFIGS / "experiment").with_suffix(""))
     for p in (CONFIGS / "experiment").rglob("*.yaml")
 )
+SMALL = [e for e in EXPERIMENTS if e.startswith("small/")]
+PAPERS = [e for e in EXPERIMENTS if e not in SMALL and e != "figure1/diagonal_cde"]
 SMALL_MIXER = {
     "mamba": ["model.mixer.d_state=2"],
     "s4": ["model.mixer.d_state=2"],
@@ -24,8 +27,11 @@ SMALL_MIXER = {
 
 def test_every_config_file_is_reached():
     assert {"mamba", "linear_cde", "diagonal_cde", "s4", "s5", "rnn", "transformer"} == set(MODELS)
-    assert {e.partition("/")[0] for e in EXPERIMENTS} == {"figure1", "figure2"}
-    assert len(EXPERIMENTS) == 9
+    assert {e.rpartition("/")[0] for e in EXPERIMENTS} == {
+        "figure1", "figure2", "small/figure1", "small/figure2"
+    }  # fmt: skip
+    assert set(SMALL) == {f"small/{e}" for e in set(EXPERIMENTS) - set(SMALL)}
+    assert len(PAPERS) == 9
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -39,7 +45,8 @@ def test_every_task_runs_two_steps(task, tmp_path):
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_experiment_runs_two_steps(experiment, tmp_path):
-    figure, _, model = experiment.partition("/")
+    folder, _, model = experiment.rpartition("/")
+    figure = folder.removeprefix("small/")
     tiny = (
         ["task.n_paths=120", "task.length=8"]
         if figure == "figure1"
@@ -57,12 +64,42 @@ def test_every_experiment_runs_two_steps(experiment, tmp_path):
     if figure == "figure2":
         options += ["train.batch_size=4", "train.auxiliary_batch_size=3"]
     run = compose_run(options, tmp_path)
-    assert run.preset == figure
+    assert run.preset == ("small" if experiment in SMALL else figure)
     _, summary = execute(run)
     assert summary["seeds"]["0"]["final"]
 
 
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_diagonal_features_have_the_dense_ones_protocol(tmp_path):
+    dense, diagonal = (
+        compose_run([f"+experiment=figure1/{m}"], tmp_path).info.config
+        for m in ("linear_cde", "diagonal_cde")
+    )
+    assert differences(dense, diagonal) == [
+        "model.mixer.structure: 'dense', now 'diagonal'"
+    ]  # fmt: skip
+    assert diagonal["published"] is None
+
+
+@pytest.mark.parametrize("experiment", SMALL)
+def test_small_experiments_differ_in_size_alone(experiment, tmp_path):
+    """What a model is stays as in the paper: gates, solver, quirks, what surrounds the mixer."""
+    small, paper = (
+        compose_run([f"+experiment={name}"], tmp_path).info.config
+        for name in (experiment, experiment.removeprefix("small/"))
+    )
+    sizes = {"d_state", "num_heads", "d_feedforward", "dropout"}
+    assert {k: v for k, v in small["model"]["mixer"].items() if k not in sizes} == {
+        k: v for k, v in paper["model"]["mixer"].items() if k not in sizes
+    }
+    for key in ("activation", "norm", "pooling", "encode", "bare", "positions"):
+        assert small["model"][key] == paper["model"][key]
+    assert small["procedure"] == paper["procedure"]
+    assert small["seeds"] == paper["seeds"]
+    assert small["train"]["stop_at"] == paper["train"]["stop_at"]
+    assert small["published"] is None
+
+
+@pytest.mark.parametrize("experiment", PAPERS)
 def test_every_experiment_is_the_papers(experiment, tmp_path):
     """Settings of `paper.md`'s tables, and a published value to compare with."""
     run = compose_run([f"+experiment={experiment}"], tmp_path)

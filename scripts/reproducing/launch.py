@@ -34,12 +34,14 @@ class Launcher:
 
     Arguments:
         folder: the runs of a figure go to folders of this one named after it.
-        overrides: of every run.
+        experiments: where theirs are in `configs/experiment`.
+        overrides: of every run, after those of its job.
         show: whether the runs' own lines are shown, or only those of one that fails.
         seconds: of all runs so far.
     """
 
     folder: Path
+    experiments: str
     overrides: Sequence[str]
     show: bool
     seconds: float = 0.0
@@ -84,9 +86,9 @@ class Launcher:
         return [
             sys.executable,
             "experiments/run.py",
-            f"+experiment={experiment}/{job.model}",
-            *self.overrides,
+            f"+experiment={self.experiments}{experiment}/{job.model}",
             *job.overrides(figure),
+            *self.overrides,
             f"hydra.run.dir='{directory}'",
         ]
 
