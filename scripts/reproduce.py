@@ -51,7 +51,7 @@ class Scale:
 
 SCALES = {
     "paper": Scale("results", "", None, jobs=1),
-    "small": Scale("results/small", "small/", (3, 4, 5, 6, 7, 8), jobs=2),
+    "small": Scale("results/small", "small/", (5, 6, 7, 8, 9, 10), jobs=2),
 }
 
 

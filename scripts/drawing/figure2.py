@@ -1,4 +1,4 @@
-"""Figure 2: the fewest blocks that pass on A5 against length, a panel for each model."""
+"""Figure 2: the fewest blocks that pass on a word problem against length, a panel a model."""
 
 import statistics
 from collections.abc import Sequence
@@ -38,7 +38,7 @@ def draw_figure2(results: Results) -> Figure:
             panel.margins(x=0.08)
         ticks = list(range(1, none + 1))
         axes[0, 0].set_yticks(ticks, [*map(str, ticks[:-1]), "none"])
-        axes[0, 0].set(ylabel="fewest blocks that pass", ylim=(0.6, none + 0.4))
+        axes[0, 0].set(ylabel=f"fewest blocks that pass\n{_task(results)}", ylim=(0.6, none + 0.4))
         for panel in axes[0]:
             panel.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         handles = [sample("ours: median and range of the seeds", marker="o")]
@@ -47,6 +47,11 @@ def draw_figure2(results: Results) -> Figure:
             handles.append(hollow)
         figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
     return figure
+
+
+def _task(results: Results) -> str:
+    """Such as "A5"; every run is of the same."""
+    return results.groups[0].cell.task if results.groups else "A5"
 
 
 def _draw_published(axes: Axes, depths: Sequence[PublishedDepth], none: int) -> None:

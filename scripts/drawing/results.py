@@ -30,13 +30,25 @@ def read_results(folder: Path, figure: str) -> Results:
         ValueError: for damaged files, or if there is nothing to draw.
     """
     if not is_of_paper(folder):
-        groups = of_figure(merge(read_runs([folder])), figure)
-        if not groups:
-            raise ValueError(f"{folder}: no run of {' or '.join(TASKS[figure])}")
-        return Results(groups, [], [])
+        return Results(_study(merge(read_runs([folder])), folder, figure), [], [])
     table = folder / "published" / f"{figure}.csv"
     return Results(
         of_figure(paper_groups(folder, figure), figure),
         read_figure1(table) if figure == "figure1" else [],
         read_figure2(table) if figure == "figure2" else [],
     )
+
+
+def _study(groups: list[Group], folder: Path, figure: str) -> list[Group]:
+    """Those of a figure, in a study of another size; of Figure 2, with any one word problem."""
+    if figure == "figure1":
+        found = of_figure(groups, figure)
+        if not found:
+            raise ValueError(f"{folder}: no run of {' or '.join(TASKS[figure])}")
+        return found
+    found = [group for group in groups if group.runs[0].metric == "accuracy"]
+    tasks = sorted({group.cell.task for group in found})
+    if len(tasks) != 1:
+        got = f"got {', '.join(tasks)}" if tasks else "got none"
+        raise ValueError(f"{folder}: {got}; expected runs of one word problem")
+    return found
