@@ -61,9 +61,7 @@ def chosen(options: argparse.Namespace, scale: Scale) -> dict[str, list[Abstract
     for figure in dict.fromkeys(options.figures):
         lengths = options.lengths or scale.lengths
         all_ = chains(figure, ROOT / "results" / "published", lengths, options.seeds)
-        found[figure] = [
-            chain for model, chain in all_.items() if model in (options.models or all_)
-        ]
+        found[figure] = [all_[model] for model in options.models or all_ if model in all_]
     known = {chain.model for some in found.values() for chain in some}
     for model in options.models or ():
         if model not in known:
