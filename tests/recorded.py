@@ -26,6 +26,7 @@ def write_run(
     depth=1,
     activation="identity",
     width=1024,
+    group="A5",
     preset=None,
     procedure="train",
     stop_at=0.9,
@@ -33,14 +34,14 @@ def write_run(
     finished=True,
     failed=None,
 ):
-    """Writes what a run leaves behind: on A5, or on area or volume if a dimension is given.
+    """Writes what a run leaves behind: of a word problem, or of area or volume, given a dimension.
 
     Arguments:
         curves: of each seed, its (step, validation metric).
         failed: of each seed that failed, after how many steps.
     """
     if dimension is None:
-        task = {"_target_": "tasks.word_problem.WordProblem", "group": "A5", "length": length}
+        task = {"_target_": "tasks.word_problem.WordProblem", "group": group, "length": length}
         metric, preset = "accuracy", preset or "figure2"
     else:
         word = [1, 2, 3][:dimension]

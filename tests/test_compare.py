@@ -183,6 +183,32 @@ def test_a_table_of_runs(compare, tmp_path, capsys):
     assert picture.stat().st_size > 1000
 
 
+def test_a_table_of_depths(compare, tmp_path, capsys):
+    ok, no = [(0, 0.1), (50, 0.95)], [(0, 0.1), (50, 0.5)]
+    for length, depth, curves in [
+        (5, 1, {0: ok, 1: ok, 2: ok}),
+        (6, 1, {0: ok, 1: no, 2: no}),
+        (6, 2, {1: ok, 2: ok}),
+        (7, 1, {0: no}),
+        (7, 2, {0: ok, 1: no, 2: ok}),
+    ]:
+        write_run(tmp_path / f"{length}-{depth}", curves, group="S3", length=length, depth=depth)
+    write_run(tmp_path / "rnn", {0: ok}, model="rnn", group="S3", length=5)
+    write_run(tmp_path / "none", {0: no}, model="s4", group="S3", length=5)
+    assert compare.main(["depths", str(tmp_path), "--json", str(tmp_path / "d.json")]) == 0
+    lines = [re.split(r"  +", line) for line in capsys.readouterr().out.splitlines()]
+    assert lines == [
+        ["blocks", "5", "6", "7"],
+        ["mamba on S3", "1", "2 (1 – 2)", "2 (2 – none)"],
+        ["rnn on S3", "1", "–", "–"],
+        ["s4 on S3", "none", "none", "none"],
+    ]
+    assert json.loads((tmp_path / "d.json").read_text())["depths"][1]["5"] == "1"
+    write_run(tmp_path / "area" / "a", {0: [(0, 0.1)]}, dimension=2)
+    assert compare.main(["depths", str(tmp_path / "area")]) == 2
+    assert "no run of a word problem" in capsys.readouterr().err
+
+
 def test_half_of_the_seeds_solved_is_a_median(compare, tmp_path):
     write_run(tmp_path, {0: PASS, 1: [(0, 0.1), (30_000, 0.95)], 2: fail()})
     (row,) = compare.runs_rows(merge(read_runs([tmp_path])))

@@ -256,6 +256,41 @@ def test_a_study_of_another_size_has_files_of_its_own(figures, tmp_path, capsys)
     assert capsys.readouterr().err == f"error: {tmp_path / 'small'}: no run of area or volume\n"
 
 
+def test_a_study_is_of_one_word_problem(figures, tmp_path, capsys):
+    folder = tmp_path / "study"
+    write_run(folder / "a", {0: PASS, 1: FAIL}, group="S3", preset="small")
+    command = ["figure2", "--results", str(folder), "--output", str(tmp_path / "out")]
+    assert figures.main(command) == 0
+    write_run(folder / "b", {0: PASS}, group="A4", preset="small")
+    assert figures.main(command) == 2
+    expected = f"error: {folder}: got A4, S3; expected runs of one word problem\n"
+    assert capsys.readouterr().err == expected
+    assert figures.main([*command[:2], str(tmp_path / "nothing"), *command[3:]]) == 2
+
+
+def test_the_slope_of_a_power_law(figures, tmp_path):
+    from drawing.width import PowerLaw, draw_width
+
+    widths = [16, 64, 256]
+    law = PowerLaw.fit(widths, [3 * width**-1.5 for width in widths])
+    assert (law.slope, law.scale) == pytest.approx((-1.5, 3))
+    assert law.at([100]) == pytest.approx([3e-3])
+    for width in widths:
+        values = {0: 2 * width**-1.0, 1: 4 * width**-1.0}
+        write_run(
+            tmp_path / str(width),
+            {seed: [(0, value)] for seed, value in values.items()},
+            model="linear_cde",
+            dimension=2,
+            width=width,
+            procedure="readout",
+        )
+    (axes,) = draw_width(merge(read_runs([tmp_path]))).axes
+    label = "Area (2D): slope -1.00"
+    assert lines(axes, label) == [(widths, pytest.approx([3 / width for width in widths]))]
+    assert bars(axes, label) == [pytest.approx((2 / width, 4 / width)) for width in widths]
+
+
 def test_quick_is_still_drawn(figures, tmp_path):
     file = tmp_path / "quick.png"
     assert figures.main(["quick", "--output", str(file)]) == 0

@@ -62,10 +62,10 @@ def depth_rows(groups: Sequence[Group]) -> list[dict[str, str]]:
         for length in lengths:
             found = minimum_depths(here, length, deepest)
             known = [float(depth.most) for depth in found if depth.known]
-            entry = spread(*middle_and_range(known, statistics.median)) if known else "–"
-            row[str(length)] = entry + (
-                f", {len(known)}/{len(found)}" if len(known) < len(found) else ""
-            )
+            entry = text(known[0]) if len(set(known)) == 1 else ""
+            entry = entry or spread(*middle_and_range(known, statistics.median))
+            some = len(known) < len(found) and known
+            row[str(length)] = f"{entry}, {len(known)} of {len(found)}" if some else entry
         rows.append(row)
     return rows
 
@@ -86,7 +86,7 @@ def text(value: Any) -> str:
 
 def spread(mean: Any, low: Any, high: Any) -> str:
     """`mean (min – max)`, with what there is of it."""
-    if low is None or low == high == mean:
+    if low is None:
         return text(mean)
     return f"{text(mean)} ({text(low)} – {text(high)})"
 

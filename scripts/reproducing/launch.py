@@ -105,7 +105,7 @@ class Launcher:
 
     def _run(self, figure: str, job: Job, directory: Path, begun: Path | None) -> None:
         title = f"{figure}/{job.name}"
-        print(f"{title}: {'resumed' if begun else 'begins'}", flush=True)
+        _say(f"{title}: {'resumed' if begun else 'begins'}")
         start, output = time.monotonic(), None if self.show else subprocess.PIPE
         with self._lock:
             if self._signal is not None:
@@ -129,7 +129,7 @@ class Launcher:
         if not (directory / "summary.json").exists():
             lines = "" if text is None else f"\n{text.rstrip()}"
             raise JobError(f"{title}: exit code {process.returncode}{lines}", process.returncode)
-        print(f"{title}: {_outcome(directory)}, {time.monotonic() - start:.0f} s", flush=True)
+        _say(f"{title}: {_outcome(directory)}, {time.monotonic() - start:.0f} s")
 
     @contextmanager
     def _handing_on(self) -> Iterator[None]:
@@ -146,6 +146,12 @@ class Launcher:
         finally:
             for signum, handler in before.items():
                 signal.signal(signum, handler)
+
+
+def _say(line: str) -> None:
+    """Prints a line at once, whatever other threads print."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
 
 
 def _outcome(directory: Path) -> str:
