@@ -77,7 +77,7 @@ test-slurm: setup
 a5: setup
 	$(python) experiments/run.py task=a5 model=mamba$(args)
 
-# What is missing at the chosen scale is run, then everything is drawn that results/ has.
+# What is missing at the chosen scale is run, then the figure is drawn of the paper's settings and of the small study.
 scale ?= small
 
 figure1 figure2: setup

@@ -50,7 +50,7 @@ class RunResult:
 
     Arguments:
         source: its directory or address.
-        preset: "quick", "figure1" or "figure2".
+        preset: "quick", "figure1", "figure2" or "small".
         metric: the name of the validation metric, "rmse" or "accuracy".
         threshold: past which a seed is solved and stops, or None.
         baselines: what trivial predictors reach; empty if the run is unfinished.
@@ -98,21 +98,21 @@ def find_runs(paths: Iterable[Path]) -> list[Path]:
     """
     found: dict[Path, Path] = {}
     for path in paths:
-        below = list(_below(path)) if path.is_dir() else []
+        below = list(runs_below(path)) if path.is_dir() else []
         if not below:
             raise ValueError(f"{path}: expected a run directory, or a folder of them")
         found |= {directory.resolve(): directory for directory in below}
     return list(found.values())
 
 
-def _below(path: Path) -> Iterator[Path]:
-    """Run directories at or below a folder; there are none below a run directory."""
+def runs_below(path: Path) -> Iterator[Path]:
+    """The run directories at or below a folder; there are none below a run directory."""
     if (path / "config.yaml").exists() or (path / METRICS).exists():
         yield path
         return
     for child in sorted(path.iterdir()):
         if child.is_dir():
-            yield from _below(child)
+            yield from runs_below(child)
 
 
 def read_run(directory: Path) -> RunResult:

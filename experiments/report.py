@@ -18,6 +18,8 @@ def introduce(
     if run.preset == "quick":
         print("Settings: the quick preset (small and short; the README has its measured results).")
         print("          The paper's exact settings are +experiment=figure1/… and figure2/….")
+    elif run.preset == "small":
+        print(f"Settings: the small study, with these overrides: {changed or 'none'}.")
     else:
         print(f"Settings: {run.preset}, the paper's, with these overrides: {changed or 'none'}.")
     print(f"Run:      {run.info.name}, {len(run.seeds)} seed(s): {', '.join(map(str, run.seeds))}")

@@ -65,10 +65,11 @@ def depths(options: argparse.Namespace) -> int:
 def published(options: argparse.Namespace) -> int:
     """The subcommand `published`."""
     comparison = compare_published(options.results)
-    show([curve_columns(row) for row in comparison.figure1])
-    print()
-    show([depth_columns(row) for row in comparison.figure2])
-    print()
+    curves = [curve_columns(r) for r in comparison.figure1 if r.seeds or not options.ran]
+    blocks = [depth_columns(r) for r in comparison.figure2 if r.seeds or not options.ran]
+    for table in filter(None, (curves, blocks)):
+        show(table)
+        print()
     counts = {}
     for name, rows in (("figure1", comparison.figure1), ("figure2", comparison.figure2)):
         verdicts = [row.verdict for row in rows]
@@ -98,6 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     of_paper = commands.add_parser("published", help="every cell of the paper, and ours")
     of_paper.set_defaults(command=published)
     of_paper.add_argument("--results", type=Path, default=ROOT / "results")
+    of_paper.add_argument("--ran", action="store_true", help="list the cells that were run only")
     of_paper.add_argument("--check", action="store_true", help="exit with 1 if a cell differs")
     for command in (of_runs, of_depths, of_paper):
         command.add_argument("--json", type=Path, metavar="FILE")

@@ -25,42 +25,40 @@ from drawing.quick import draw_quick
 from drawing.results import is_of_paper, read_results
 from drawing.style import save
 from drawing.width import draw_width
+from matplotlib.figure import Figure
 
 from experiments.records import merge, read_runs
 
 ROOT = Path(__file__).resolve().parents[1]
-DRAW = {"figure1": draw_figure1, "figure2": draw_figure2}
+FIGURES = ("figure1", "figure2", "width")
 
 
-def draw_paper(name: str, results: Path, folder: Path) -> list[Path]:
-    """Draws Figure 1 or 2 into a folder; returns the files written."""
-    figure = DRAW[name](read_results(results, name))
-    stem = name if is_of_paper(results) else f"{results.name}_{name}"
-    paths = [folder / f"{stem}.{kind}" for kind in ("png", "pdf")]
-    for path in paths:
-        save(figure, path)
-    return paths
+def draw(name: str, results: Path) -> Figure:
+    """Draws one of `FIGURES` from a folder of results."""
+    if name == "width":
+        return draw_width(merge(read_runs([results / name])))
+    found = read_results(results, name)
+    return draw_figure1(found) if name == "figure1" else draw_figure2(found)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parses the command line and draws."""
     parser = argparse.ArgumentParser(description="Draws figures from recorded results.")
-    parser.add_argument("figures", nargs="+", choices=["quick", *DRAW, "width", "all"])
+    parser.add_argument("figures", nargs="+", choices=["quick", *FIGURES, "all"])
     parser.add_argument("--results", type=Path, help="results/; for quick alone, results/quick/")
     parser.add_argument("--output", type=Path, help="docs/figures/; for quick, docs/quick_a5.png")
     options = parser.parse_args(arguments)
     wanted, results = set(options.figures), options.results or ROOT / "results"
     try:
-        for name in DRAW:
-            if wanted & {name, "all"}:
-                folder = options.output or ROOT / "docs" / "figures"
-                print(*draw_paper(name, results, folder), sep="\n")
-        if "width" in wanted or ("all" in wanted and (results / "width").is_dir()):
-            figure = draw_width(merge(read_runs([results / "width"])))
-            for kind in ("png", "pdf"):
-                path = (options.output or ROOT / "docs" / "figures") / f"width.{kind}"
-                save(figure, path)
-                print(path)
+        for name in FIGURES:
+            optional = name == "width" and not (results / name).is_dir()
+            if name in wanted or ("all" in wanted and not optional):
+                figure = draw(name, results)
+                stem = name if is_of_paper(results) else f"{results.name}_{name}"
+                for kind in ("png", "pdf"):
+                    path = (options.output or ROOT / "docs" / "figures") / f"{stem}.{kind}"
+                    save(figure, path)
+                    print(path)
         quick = options.results if "quick" in wanted and options.results else results / "quick"
         if "quick" in wanted or ("all" in wanted and quick.is_dir()):
             path = options.output or ROOT / "docs"

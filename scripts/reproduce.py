@@ -1,22 +1,23 @@
 """Runs what is missing of the paper's figures, at their settings or in a small study like them.
 
-    python scripts/reproduce.py figure1 figure2 --scale small        two hours on 2 cores
+    python scripts/reproduce.py figure1 figure2 --scale small        an hour or two on 2 cores
     python scripts/reproduce.py figure2 --models mamba s4            the paper's settings: GPU days
     python scripts/reproduce.py width                                random features by width
     python scripts/reproduce.py figure2 --models rnn --seeds 0 -- train.evaluate_every=1000
     python scripts/reproduce.py figure2 --dry-run                    the next cell of each model
 
 Results are in `results/<figure>/` at the paper's scale and in `results/small/<figure>/` in the
-small study. A finished cell is never run again, whoever ran it; one that was interrupted goes on.
-In Figure 2 each seed goes through the lengths in order, from the fewest blocks to the first that
-pass, and leaves a depth that fails. To have a cluster run all cells at once, sweep over them into
-the same folder; the depths come out the same:
+small study. A finished cell is not run again, and one that was interrupted goes on. In Figure 2
+each seed goes through the lengths in order, from the fewest blocks to the first that pass, and
+leaves a depth that fails. A cluster can run all cells at once, in a sweep into the same folder,
+before the procedure has begun there; the depths come out the same:
 
     python experiments/run.py -m +experiment=figure2/mamba task.length=3,4,5 model.depth=1,2,3,4 \\
         hydra/launcher=slurm hydra.sweep.dir=results/figure2
 
-What follows `--` overrides the settings of every run. Exit codes are those of a run: 0, 1, 2, and
-75 if a signal came; the same command goes on.
+What follows `--` overrides the settings of every run. Exit code 0: all is complete, 1: a run
+failed, 2: wrong arguments or settings, 75: a signal came, and the same command goes on. A seed
+whose loss is not finite is a result: in Figure 2 it has failed at that depth.
 """
 
 import argparse
@@ -31,60 +32,87 @@ from reproducing.launch import JobError, Launcher
 from experiments.errors import Interrupted
 
 ROOT = Path(__file__).resolve().parents[1]
-FIGURES = ("figure1", "figure2", "width")
 
 
 @dataclass(frozen=True)
 class Scale:
-    """Where results go, which experiments are run, and how much.
-
-    Arguments:
-        experiments: their folder in `configs/experiment`, "" or one that ends in "/".
-        jobs: runs at a time, unless the user says.
-    """
+    """Where results go, which figures and lengths there are, and how many runs at a time."""
 
     folder: str
-    experiments: str
+    figures: tuple[str, ...]
     lengths: tuple[int, ...] | None
     jobs: int
 
 
 SCALES = {
-    "paper": Scale("results", "", None, jobs=1),
-    "small": Scale("results/small", "small/", (5, 6, 7, 8, 9, 10), jobs=2),
+    "paper": Scale("results", ("figure1", "figure2", "width"), None, jobs=1),
+    "small": Scale("results/small", ("figure1", "figure2"), (5, 6, 7, 8, 9, 10), jobs=2),
 }
+# What makes a run its cell, or puts it elsewhere: never after `--`.
+OWN = {
+    *("seeds", "task", "model", "procedure", "preset", "published", "experiment", "hydra"),
+    *("task.length", "task.group", "task.dimension", "task.word", "task.target"),
+    *("model.depth", "model.activation", "model.mixer.structure"),
+}
+
+
+def check_overrides(overrides: Sequence[str]) -> None:
+    """Refuses what is no override, or would make a run another cell than it is filed as."""
+    for override in overrides:
+        key = override.lstrip("+~").partition("=")[0]
+        if override.startswith("-") or "=" not in override:
+            raise ValueError(f"after --: got {override}; expected overrides such as train.steps=9")
+        if key in OWN or key.startswith(("hydra.", "hydra/")):
+            raise ValueError(
+                f"after --: got {override}; expected settings that all cells may share; "
+                "--models, --lengths, --seeds and --results choose the cells"
+            )
 
 
 def chosen(options: argparse.Namespace, scale: Scale) -> dict[str, list[AbstractChain]]:
     """The chains that were asked for, by figure."""
-    found: dict[str, list[AbstractChain]] = {}
-    for figure in dict.fromkeys(options.figures):
-        lengths = options.lengths or scale.lengths
-        all_ = chains(figure, ROOT / "results" / "published", lengths, options.seeds)
-        found[figure] = [all_[model] for model in options.models or all_ if model in all_]
-    known = {chain.model for some in found.values() for chain in some}
-    for model in options.models or ():
-        if model not in known:
-            raise ValueError(f"--models: got {model}; none of {', '.join(found)} has such a model")
-    return found
+    figures = list(dict.fromkeys(options.figures))
+    for figure in figures:
+        if figure not in scale.figures:
+            valid = ", ".join(scale.figures)
+            raise ValueError(f"got {figure}; expected some of {valid} with --scale {options.scale}")
+    if options.lengths and "figure2" not in figures:
+        raise ValueError("--lengths: expected figure2, which alone has lengths")
+    lengths, seeds = options.lengths or scale.lengths, list(dict.fromkeys(options.seeds))
+    of = {f: chains(f, ROOT / "results" / "published", lengths, seeds) for f in figures}
+    models = list(dict.fromkeys(options.models or [m for f in figures for m in of[f]]))
+    for model in models:
+        if not any(model in of[figure] for figure in figures):
+            valid = ", ".join(dict.fromkeys(m for f in figures for m in of[f]))
+            raise ValueError(f"--models: got {model}; expected some of {valid}")
+    return {f: [of[f][m] for m in models if m in of[f]] for f in figures}
 
 
 def reproduce(options: argparse.Namespace) -> int:
-    """Runs, or with `--dry-run` lists, what is missing."""
+    """Runs, or with `--dry-run` lists, what is missing; returns the exit code."""
+    check_overrides(options.overrides)
     scale = SCALES[options.scale]
-    folder = options.results or ROOT / scale.folder
-    jobs = options.jobs or scale.jobs
-    for figure, some in chosen(options, scale).items():
-        launcher = Launcher(folder.resolve(), scale.experiments, options.overrides, show=jobs == 1)
+    folder, jobs = options.results or ROOT / scale.folder, options.jobs or scale.jobs
+    small, errors = options.scale == "small", []
+    for figure, wanted in chosen(options, scale).items():
+        launcher = Launcher(folder.resolve(), small, options.overrides, show=jobs == 1)
         if options.dry_run:
-            for chain in some:
-                job, begun = launcher.next(chain)
-                state = "complete" if job is None else job.name
-                print(f"{figure} {chain.model}: {state}{' (begun)' if begun else ''}")
+            for chain in wanted:
+                found = launcher.next(chain)
+                print(f"{figure} {chain.model}: {'complete' if found is None else found[0].name}")
             continue
-        launcher.run(some, jobs)
-        print(f"{figure}: complete; runs took {launcher.seconds:.0f} s")
-    return 0
+        failed = launcher.run(wanted, jobs)
+        errors += failed
+        state = f"{len(failed)} of {len(wanted)} models stopped" if failed else "complete"
+        print(f"{figure}: {state}; runs took {launcher.seconds:.0f} s")
+    return errors[0].exit_code if errors else 0
+
+
+def _natural(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"got {text}; expected 0 or more")
+    return number
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -95,11 +123,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Runs what is missing of the paper's figures.",
         epilog="What follows -- overrides the settings of every run.",
     )
-    parser.add_argument("figures", nargs="+", choices=FIGURES)
+    parser.add_argument("figures", nargs="+", choices=SCALES["paper"].figures)
     parser.add_argument("--scale", choices=SCALES, default="paper")
     parser.add_argument("--models", nargs="+", metavar="MODEL", help="default: all")
     parser.add_argument("--lengths", nargs="+", type=int, metavar="K", help="of figure2")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4], metavar="N")
+    parser.add_argument("--seeds", nargs="+", type=_natural, default=[0, 1, 2, 3, 4], metavar="N")
     parser.add_argument("--jobs", type=int, metavar="N", help="runs at a time, of several models")
     parser.add_argument("--results", type=Path, metavar="DIR", help="instead of the scale's folder")
     parser.add_argument("--dry-run", action="store_true", help="list the next cell of each model")

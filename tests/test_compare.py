@@ -191,17 +191,23 @@ def test_a_table_of_depths(compare, tmp_path, capsys):
         (6, 2, {1: ok, 2: ok}),
         (7, 1, {0: no}),
         (7, 2, {0: ok, 1: no, 2: ok}),
+        (7, 3, {1: no}),
+        (7, 4, {1: no}),
+        (8, 2, {0: ok, 2: ok}),
     ]:
         write_run(tmp_path / f"{length}-{depth}", curves, group="S3", length=length, depth=depth)
     write_run(tmp_path / "rnn", {0: ok}, model="rnn", group="S3", length=5)
-    write_run(tmp_path / "none", {0: no}, model="s4", group="S3", length=5)
+    for depth in (1, 2, 3, 4):
+        write_run(tmp_path / f"s4-{depth}", {0: no}, model="s4", group="S3", length=5, depth=depth)
+    write_run(tmp_path / "more", {0: no}, model="transformer", group="S3", length=5)
     assert compare.main(["depths", str(tmp_path), "--json", str(tmp_path / "d.json")]) == 0
     lines = [re.split(r"  +", line) for line in capsys.readouterr().out.splitlines()]
     assert lines == [
-        ["blocks", "5", "6", "7"],
-        ["mamba on S3", "1", "2 (1 – 2)", "2 (2 – none)"],
-        ["rnn on S3", "1", "–", "–"],
-        ["s4 on S3", "none", "none", "none"],
+        ["blocks", "5", "6", "7", "8"],
+        ["mamba on S3", "1", "2 (1 – 2)", "2 (2 – none)", "2 (2 – none)"],
+        ["rnn on S3", "1", "–", "–", "–"],
+        ["s4 on S3", "none", "none", "none", "none"],
+        ["transformer on S3", "–", "–", "–", "–"],
     ]
     assert json.loads((tmp_path / "d.json").read_text())["depths"][1]["5"] == "1"
     write_run(tmp_path / "area" / "a", {0: [(0, 0.1)]}, dimension=2)

@@ -152,6 +152,7 @@ def test_figure2_has_the_median_and_the_range_of_the_minimum_depths(figures, tmp
     write_run(folder / "c", {2: PASS}, length=3, depth=3, preset="quick")
     write_run(folder / "d", {1: FAIL}, length=4, depth=2, preset="quick")
     write_run(folder / "e", {1: FAIL}, length=4, depth=3, preset="quick")
+    write_run(folder / "e4", {1: FAIL}, length=4, depth=4, preset="quick")
     write_run(folder / "f", {0: PASS}, length=5, depth=2, preset="quick")  # depth 1 is not known
     write_run(folder / "g", {0: PASS}, length=5, model="linear_cde", preset="quick")
     figure = figures.draw_figure2(figures.read_results(folder, "figure2"))
@@ -159,12 +160,12 @@ def test_figure2_has_the_median_and_the_range_of_the_minimum_depths(figures, tmp
     assert (linear.get_title(), mamba.get_title()) == ("Linear CDE", "Mamba")
     assert lines(linear, "ours linear_cde") == [([5], [1])]
     # Seed 1 has no depth that passes at 4, as 1 block failed at 3, and so none at 5.
-    assert lines(mamba, "ours mamba") == [([3, 4, 5], [2, 4, 4])]
-    assert bars(mamba, "ours mamba") == [(1, 3), (4, 4), (4, 4)]
+    assert lines(mamba, "ours mamba") == [([3, 4, 5], [2, 5, 5])]
+    assert bars(mamba, "ours mamba") == [(1, 3), (5, 5), (5, 5)]
     ticks = dict(
         zip(linear.get_yticks(), (t.get_text() for t in linear.get_yticklabels()), strict=True)
     )
-    assert ticks == {1: "1", 2: "2", 3: "3", 4: "none"}
+    assert ticks == {1: "1", 2: "2", 3: "3", 4: "4", 5: "none"}
     assert not any("published" in label for axes in figure.axes for label in labels(axes))
 
 

@@ -1,5 +1,6 @@
 """The order in which figures are reproduced, and that nothing finished is run again."""
 
+import fcntl
 import math
 import random
 import signal
@@ -77,6 +78,13 @@ def table(depths, runs):
     }
 
 
+def test_runs_of_other_lengths_tell_nothing(jobs):
+    """A sweep in progress has left one failure, at a length that was not asked for."""
+    chain = jobs.Depths("figure2", "mamba", (4,), DEEPEST, 0.9, (0,))
+    runs = [run_of(3, 2, {0: False}), run_of(4, 1, {0: True})]
+    assert chain.next(merge(runs)) is None
+
+
 @pytest.mark.parametrize("draw", range(20))
 def test_the_procedure_and_all_cells_give_the_same_depths(jobs, depths, draw):
     rng = random.Random(draw)
@@ -129,6 +137,8 @@ def test_every_published_cell_has_a_job(jobs):
     published = ROOT / "results" / "published"
     curves = jobs.chains("figure1", published, None, SEEDS)
     assert sum(len(chain.cells) for chain in curves.values()) == 20 + 2  # and diagonal, twice
+    widths = jobs.chains("width", published, None, SEEDS)
+    assert [cell.width for cell in widths["linear_cde"].cells] == [16, 32, 64, 128, 256, 512] * 2
     depths = jobs.chains("figure2", published, None, SEEDS)
     assert {m: chain.deepest for m, chain in depths.items()} == {
         "linear_cde": 1, "rnn": 4, "s4": 4, "mamba": 4, "transformer": 4
@@ -144,43 +154,122 @@ def reproduce(*arguments, **options):
 
 
 def test_a_study_is_run_once(tmp_path):
-    command = ["figure2", "--models", "rnn", "--lengths", 3, 4, "--seeds", 0, 1, "--jobs", 2]
+    command = ["figure2", "--models", "linear_cde", "--lengths", 3, 4, "--seeds", 0, 1, "--jobs", 2]
     command += ["--results", tmp_path]
-    settings = ["--", *TINY, "train.steps=4", "train.evaluate_every=2", "train.stop_at=0.01"]
+    settings = ["--", *TINY, "train.steps=4", "train.evaluate_every=2"]
     done = reproduce(*command, *settings)
     assert done.returncode == 0, done.stderr
     runs = {r.cell.size: r for r in read_runs([tmp_path])}
     # Nobody passes 0.90 in four steps: one block fails at length 3, and is not tried at length 4.
     assert {k: [s.seed for s in r.seeds] for k, r in runs.items()} == {3: [0, 1]}
     again = reproduce(*command, "--dry-run", *settings)
-    assert again.stdout == "figure2 rnn: complete\n"
-    before = (tmp_path / "figure2/rnn-3-depth1-seeds0_1/metrics.jsonl").stat()
+    assert again.stdout == "figure2 linear_cde: complete\n"
+    before = (tmp_path / "figure2/linear_cde-3-depth1-seeds0_1/metrics.jsonl").stat()
     again = reproduce(*command, *settings)
     assert (again.returncode, "begins" in again.stdout) == (0, False)
-    after = (tmp_path / "figure2/rnn-3-depth1-seeds0_1/metrics.jsonl").stat()
+    after = (tmp_path / "figure2/linear_cde-3-depth1-seeds0_1/metrics.jsonl").stat()
     assert (before.st_mtime_ns, before.st_size) == (after.st_mtime_ns, after.st_size)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--models", "mambo"], "--models: got mambo; none of figure2 has such a model"),
+        (["--models", "mambo"], "--models: got mambo; expected some of linear_cde, rnn, s4, mamba"),
         (["--lengths", "13"], "--lengths: got 13; expected some of 3, 4"),
         (["--jobs", "0"], "--jobs: got 0; expected at least 1"),
+        (["--seeds", "-1"], "--seeds: got -1; expected 0 or more"),
+        (["width", "--scale", "small"], "got width; expected some of figure1, figure2"),
+        (["--", "task.length=5"], "after --: got task.length=5; expected settings that all cells"),
+        (["--", "hydra.run.dir=x"], "after --: got hydra.run.dir=x; expected settings that all"),
+        (["--", "-m"], "after --: got -m; expected overrides such as train.steps=9"),
     ],
 )
-def test_wrong_arguments_name_themselves(tmp_path, arguments, message):
-    done = reproduce("figure2", *arguments, "--results", tmp_path)
-    assert done.returncode == 2
-    assert message in done.stderr
+def test_wrong_arguments_name_themselves(jobs, arguments, message, tmp_path, capsys):
+    import reproduce
+
+    cut = arguments.index("--") if "--" in arguments else len(arguments)
+    line = ["figure2", *arguments[:cut], "--results", str(tmp_path), *arguments[cut:]]
+    try:
+        code = reproduce.main(line)
+    except SystemExit as stop:
+        code = stop.code
+    assert code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_lengths_are_of_figure_2(jobs, capsys):
+    import reproduce
+
+    assert reproduce.main(["figure1", "--lengths", "3"]) == 2
+    assert "--lengths: expected figure2" in capsys.readouterr().err
+
+
+def listed(folder, capsys, *more):
+    """The dry run of Mamba on two seeds in a folder: its code, and what it says."""
+    import reproduce
+
+    line = ["figure2", "--models", "mamba", "--lengths", "3", "4", "--seeds", "0", "1"]
+    code = reproduce.main([*line, *more, "--dry-run", "--results", str(folder)])
+    captured = capsys.readouterr()
+    return code, captured.out + captured.err
+
+
+PASS, FAIL = [(0, 0.1), (50, 0.95)], [(0, 0.1), (50, 0.5)]
+
+
+def test_what_is_there_decides_what_comes_next(jobs, tmp_path, capsys):
+    folder = tmp_path / "figure2"
+    (folder / "mamba-3-depth1-seeds0_1").mkdir(parents=True)  # of a run that failed at once
+    assert listed(tmp_path, capsys) == (0, "figure2 mamba: mamba-3-depth1-seeds0_1\n")
+    write_run(folder / "sweep", {0: PASS, 1: FAIL})
+    assert listed(tmp_path, capsys) == (0, "figure2 mamba: mamba-3-depth2-seeds1\n")
+    write_run(folder / "begun", {1: [(0, 0.1)], 2: [(0, 0.1)]}, depth=2, finished=False)
+    assert listed(tmp_path, capsys) == (0, "figure2 mamba: mamba-3-depth2-seeds1_2\n")
+    write_run(folder / "other", {2: PASS}, depth=2)
+    code, said = listed(tmp_path, capsys)
+    assert (code, "seed 2 is finished in" in said) == (1, True)
+
+
+def test_a_seed_that_is_not_finite_has_failed_at_its_depth(jobs, tmp_path, capsys):
+    write_run(tmp_path / "figure2" / "a", {0: [(0, 0.1)], 1: PASS}, failed={0: 33})
+    assert listed(tmp_path, capsys) == (0, "figure2 mamba: mamba-3-depth2-seeds0\n")
+
+
+def test_runs_of_another_scale_are_refused(jobs, tmp_path, capsys):
+    write_run(tmp_path / "figure2" / "a", {0: PASS, 1: PASS}, group="S3", preset="small")
+    code, said = listed(tmp_path, capsys)
+    assert code == 2
+    assert "preset: got 'small'; expected 'figure2'; is --scale or --results right?" in said
+
+
+def test_a_finished_run_that_does_not_decide_is_named(jobs, tmp_path, capsys):
+    """It stopped at a lower threshold than the figure's."""
+    directory = tmp_path / "figure2" / "mamba-3-depth1-seeds0_1"
+    write_run(directory, {0: [(0, 0.1), (50, 0.7)], 1: [(0, 0.1), (50, 0.7)]}, stop_at=0.6)
+    code, said = listed(tmp_path, capsys)
+    assert code == 1
+    assert f"{directory}: this finished run does not tell" in said
+
+
+def test_a_run_that_another_process_has_is_left_to_it(jobs, tmp_path, capsys):
+    directory = tmp_path / "figure2" / "mamba-3-depth1-seeds0_1"
+    directory.mkdir(parents=True)
+    with open(directory / ".lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        code, said = listed(tmp_path, capsys)
+    assert code == 1
+    assert f"{directory}: another process is running it" in said
 
 
 def test_a_run_that_fails_is_shown(tmp_path):
-    command = ["figure2", "--models", "rnn", "--jobs", 2, "--seeds", 0, "--results", tmp_path]
-    done = reproduce(*command, "--", *TINY, "model.dropout=2")
-    assert done.returncode == 2
-    assert "figure2/rnn-3-depth1-seeds0: exit code 2" in done.stderr
-    assert "model.dropout" in done.stderr
+    folder = tmp_path / "it's here"  # quoted for Hydra
+    command = ["figure2", "--models", "rnn", "--jobs", 2, "--seeds", 0, "--results", folder]
+    for _ in range(2):  # what the first leaves is not in the way of the second
+        done = reproduce(*command, "--", *TINY, "model.dropout=2")
+        assert done.returncode == 2
+        assert "figure2/rnn-3-depth1-seeds0: exit code 2" in done.stderr
+        assert "model.dropout" in done.stderr
+        assert "1 of 1 models stopped" in done.stdout
 
 
 def test_a_signal_leaves_a_checkpoint_and_the_same_command_goes_on(tmp_path):
@@ -196,9 +285,9 @@ def test_a_signal_leaves_a_checkpoint_and_the_same_command_goes_on(tmp_path):
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 75, output.decode()
     listed = reproduce(*command, "--dry-run")
-    assert listed.stdout == "figure2 rnn: rnn-3-depth1-seeds0 (begun)\n"
+    assert listed.stdout == "figure2 rnn: rnn-3-depth1-seeds0\n"
     done = reproduce(*command, *settings)
     assert done.returncode == 0, done.stderr
-    assert "resumed" in done.stdout
+    assert "goes on" in done.stdout
     (run,) = read_runs([directory])
     assert [step for step, _ in run.seeds[0].curve] == list(range(0, 4001, 100))

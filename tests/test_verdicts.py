@@ -142,7 +142,8 @@ ONE_TO_THREE = {(5, 1): {0: PASS, 1: fail()}, (5, 2): {1: fail()}, (5, 3): {1: P
             NONE,
         ),
         # What failed at a shorter length is not tried again.
-        ({(4, 1): {0: fail()}, (5, 2): {0: PASS}}, 2, "agrees", 2, 2),
+        ({(4, 1): {0: fail()}, (5, 2): {0: PASS}}, 2, "not run", 2, NONE),
+        ({(4, 1): {0: fail()}, (4, 2): {0: PASS}, (5, 2): {0: PASS}}, 2, "agrees", 2, 2),
         ({(6, 1): {0: fail()}, (5, 2): {0: PASS}}, 2, "not run", 1, 2),
         ({(4, 1): {1: fail()}, (5, 2): {0: PASS}}, 2, "not run", 1, 2),
         ({(4, d): {0: fail()} for d in (1, 2, 3, 4)}, NONE, "agrees", NONE, NONE),

@@ -6,9 +6,10 @@ every cell was run, or only those that it comes to.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from experiments.published import DIRECTORY, read_figure2
 from experiments.records import Group, SeedResult, first_past
 
 
@@ -53,17 +54,23 @@ def minimum_depths(
         length: of the sequences.
         deepest: the most blocks that count.
         threshold: to pass; that of each run if None.
-        last_step: a seed that comes so far without passing fails; the end of its run if None.
+        last_step: a seed that comes so far without passing fails; the end of its run if None,
+            unless it stopped there for passing another threshold.
         seeds: to tell of; if None, those that were run at this length, or of which every depth
             failed at shorter ones.
+
+    Raises:
+        ValueError: for a seed twice at a length and depth, in models of two widths.
     """
     found: dict[int, dict[tuple[int, int], Outcome]] = {}
     for group in groups:
         for run in group.runs:
             limit = run.threshold if threshold is None else threshold
             for seed in run.seeds:
-                at = found.setdefault(seed.seed, {})
-                at[group.cell.size, group.cell.depth] = outcome(seed, limit, last_step)
+                at, key = found.setdefault(seed.seed, {}), (group.cell.size, group.cell.depth)
+                if key in at:
+                    raise ValueError(f"{run.source}: seed {seed.seed} of {group.cell} twice")
+                at[key] = outcome(seed, limit, last_step)
     asked = sorted(found if seeds is None else set(seeds))
     depths = [_minimum_depth(seed, found.get(seed, {}), length, deepest) for seed in asked]
     if seeds is not None:
@@ -71,12 +78,20 @@ def minimum_depths(
     return [d for d in depths if d.least == math.inf or any(k == length for k, _ in found[d.seed])]
 
 
+def deepest_tried(groups: Sequence[Group]) -> int:
+    """The most blocks of the procedure, for one model: as published, else the most run."""
+    model = groups[0].cell.model
+    rows = [row for row in read_figure2(DIRECTORY / "figure2.csv") if row.model == model]
+    return max([row.deepest for row in rows] or [group.cell.depth for group in groups])
+
+
 def outcome(seed: SeedResult, threshold: float | None, last_step: int | None) -> Outcome:
     """What became of a seed; see `minimum_depths` for the arguments."""
     step = first_past(seed.curve, threshold, "accuracy")
     if step is not None:
         return Outcome(True, step)
-    over = seed.state == "finished" if last_step is None else seed.steps >= last_step
+    ended = seed.state == "finished" and seed.steps_to_threshold is None
+    over = ended if last_step is None else seed.steps >= last_step
     failed = seed.state == "failed" or (over and threshold is not None)
     return Outcome(False if failed else None)
 

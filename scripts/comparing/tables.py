@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from comparing.cells import middle_and_range
-from comparing.depths import minimum_depths
+from comparing.depths import deepest_tried, minimum_depths
 from comparing.verdicts import CurveRow, DepthRow
 from experiments.records import Group
 
@@ -57,7 +57,7 @@ def depth_rows(groups: Sequence[Group]) -> list[dict[str, str]]:
     lengths = sorted({group.cell.size for group in groups})
     for task, model in sorted({(group.cell.task, group.cell.model) for group in groups}):
         here = [g for g in groups if (g.cell.task, g.cell.model) == (task, model)]
-        deepest = max(group.cell.depth for group in here)
+        deepest = deepest_tried(here)
         row = {"blocks": f"{model} on {task}"}
         for length in lengths:
             found = minimum_depths(here, length, deepest)

@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
-from comparing.depths import minimum_depths
+from comparing.depths import deepest_tried, minimum_depths
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -21,19 +21,19 @@ def draw_figure2(results: Results) -> Figure:
     "none" stands above the deepest that was tried.
     """
     models = in_order([d.model for d in results.depths] + [g.cell.model for g in results.groups])
-    deepest = [d.deepest for d in results.depths] + [g.cell.depth for g in results.groups]
-    none = max(deepest) + 1
+    ours = {m: [g for g in results.groups if g.cell.model == m] for m in models}
+    deepest = [d.deepest for d in results.depths]
+    none = max(deepest + [deepest_tried(groups) for groups in ours.values() if groups]) + 1
     with plt.rc_context(FONTS):
         figure, axes = plt.subplots(
             1, len(models), figsize=(7, 2.2), layout="constrained", sharey=True, squeeze=False
         )
         for panel, model in zip(axes[0], models, strict=True):
             published = [d for d in results.depths if d.model == model]
-            groups = [g for g in results.groups if g.cell.model == model]
             if published:
                 _draw_published(panel, published, none)
-            if groups:
-                _draw_ours(panel, groups, published, none)
+            if ours[model]:
+                _draw_ours(panel, ours[model], published, none)
             panel.set(title=model_style(model)[0], xlabel="length")
             panel.margins(x=0.08)
         ticks = list(range(1, none + 1))
@@ -72,7 +72,7 @@ def _draw_ours(
 ) -> None:
     """Judged by the published threshold and steps if there are any, else by the runs' own."""
     rows = {d.length: d for d in published}
-    deepest, model = max(g.cell.depth for g in groups), groups[0].cell.model
+    deepest, model = deepest_tried(groups), groups[0].cell.model
     x, spreads = [], []
     for length in sorted({*rows, *(g.cell.size for g in groups)}):
         if row := rows.get(length):

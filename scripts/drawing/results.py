@@ -30,7 +30,9 @@ def read_results(folder: Path, figure: str) -> Results:
         ValueError: for damaged files, or if there is nothing to draw.
     """
     if not is_of_paper(folder):
-        return Results(_study(merge(read_runs([folder])), folder, figure), [], [])
+        own = folder / figure
+        runs = read_runs([own if own.is_dir() else folder])
+        return Results(_study(merge(runs), folder, figure), [], [])
     table = folder / "published" / f"{figure}.csv"
     return Results(
         of_figure(paper_groups(folder, figure), figure),

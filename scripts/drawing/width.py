@@ -1,6 +1,5 @@
 """Random features: validation RMSE on area and volume against their number, with the slope."""
 
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -34,14 +33,21 @@ class PowerLaw:
 
 
 def draw_width(groups: Sequence[Group]) -> Figure:
-    """The mean and the range of the seeds at each width, and a power law through the means."""
+    """The mean and the range of the seeds at each width, and a power law through the means.
+
+    Dashed is predicting zero.
+
+    Raises:
+        ValueError: if there are not two widths of a task.
+    """
     with plt.rc_context(FONTS):
         figure, axes = plt.subplots(figsize=(3.5, 2.8), layout="constrained")
         for task, (title, colour, marker) in PANELS.items():
-            here = sorted((g for g in groups if g.cell.task == task), key=lambda g: g.cell.width)
+            here = [g for g in groups if (g.cell.task, g.cell.model) == (task, "linear_cde")]
             points = {
-                g.cell.width: Spread.of([s.final for s in g.seeds if s.final is not None])
-                for g in here
+                group.cell.width: Spread.of(values)
+                for group in sorted(here, key=lambda group: group.cell.width)
+                if (values := [seed.final for seed in group.seeds if seed.final is not None])
             }
             if len(points) < 2:
                 continue
@@ -57,8 +63,11 @@ def draw_width(groups: Sequence[Group]) -> Figure:
                 capsize=2,
                 label=f"{title}: slope {law.slope:.2f}",
             )
-            zero = statistics.fmean(r.baselines["rmse_zero"] for g in here for r in g.runs)
-            axes.axhline(zero, color=colour, linestyle="--", linewidth=0.8, alpha=0.6)
+            zeros = [r.baselines["rmse_zero"] for g in here for r in g.runs if r.baselines]
+            for zero in zeros[:1]:
+                axes.axhline(zero, color=colour, linestyle="--", linewidth=0.8, alpha=0.6)
+        if not axes.lines:
+            raise ValueError("width: expected runs of the linear CDE with two widths or more")
         axes.set(
             xscale="log",
             yscale="log",

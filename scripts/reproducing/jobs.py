@@ -1,23 +1,22 @@
 """Which cell comes next, of those that are missing.
 
 A chain goes through the cells of one model in a figure. Asked with the finished runs, it tells the
-next job, so that what was run anywhere, by a sweep on a cluster as well, is never run again.
+next job, so that what was run anywhere, by a sweep on a cluster as well, is not run again.
 """
 
 import abc
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import final
 
 from comparing.depths import minimum_depths
 
+from experiments.cells import Cell
 from experiments.published import read_figure1, read_figure2
 from experiments.records import Group
 
 TASKS = {2: "area", 3: "volume"}  # by dimension
-# What the paper argues of but did not run: (depth, nonlinear).
-DIAGONAL = ("diagonal_cde", [(1, False)])
 WIDTHS = (16, 32, 64, 128, 256, 512)
 
 
@@ -27,7 +26,7 @@ class Job:
 
     Arguments:
         model: its name in `configs/experiment/<figure>`.
-        size: the length or the dimension.
+        size: the length, or the dimension.
         depth: number of blocks.
         seeds: to train in one program.
         nonlinear: in Figure 1, whether there is an activation.
@@ -49,15 +48,14 @@ class Job:
         parts += [] if self.width is None else [f"width{self.width}"]
         return "-".join([*parts, "seeds" + "_".join(map(str, self.seeds))])
 
-    def is_of(self, group: Group) -> bool:
-        """Whether a group's runs are of this cell."""
-        cell = group.cell
+    def is_of(self, cell: Cell) -> bool:
+        """Whether the seeds are of this cell."""
         ours = (self.model, self.size, self.depth, self.nonlinear)
         there = (cell.model, cell.size, cell.depth, cell.nonlinear)
         return ours == there and self.width in (None, cell.width)
 
     def overrides(self, figure: str) -> list[str]:
-        """The settings that make it this cell, on the command line of a run."""
+        """The settings that make a run this cell, as on the command line."""
         chosen = [f"model.depth={self.depth}", f"seeds=[{','.join(map(str, self.seeds))}]"]
         if figure == "figure2":
             return [f"task.length={self.size}", *chosen]
@@ -88,9 +86,10 @@ class Curves(AbstractChain):
 
     def next(self, groups: Sequence[Group]) -> Job | None:
         for cell in self.cells:
-            done = {s.seed for group in groups if cell.is_of(group) for s in group.seeds}
+            here = [g for g in groups if g.cell.task == TASKS[cell.size] and cell.is_of(g.cell)]
+            done = {seed.seed for group in here for seed in group.seeds}
             if missing := tuple(seed for seed in cell.seeds if seed not in done):
-                return Job(cell.model, cell.size, cell.depth, missing, cell.nonlinear, cell.width)
+                return replace(cell, seeds=missing)
         return None
 
 
@@ -101,6 +100,7 @@ class Depths(AbstractChain):
 
     Through the lengths in order: the fewest blocks first, until the seed passes the threshold. A
     depth that fails is not tried at longer lengths. Seeds that are at the same depth share a run.
+    Runs of other lengths tell nothing.
     """
 
     figure: str
@@ -111,12 +111,13 @@ class Depths(AbstractChain):
     seeds: Sequence[int]
 
     def next(self, groups: Sequence[Group]) -> Job | None:
+        ours = [group for group in groups if group.cell.size in self.lengths]
         for length in self.lengths:
-            found = minimum_depths(groups, length, self.deepest, self.threshold, seeds=self.seeds)
-            if open_ := [depth for depth in found if not depth.known]:
-                least = int(min(depth.least for depth in open_))
-                at_it = tuple(depth.seed for depth in open_ if depth.least == least)
-                return Job(self.model, length, least, at_it)
+            depths = minimum_depths(ours, length, self.deepest, self.threshold, seeds=self.seeds)
+            if unknown := [depth for depth in depths if not depth.known]:
+                least = int(min(depth.least for depth in unknown))
+                seeds = tuple(depth.seed for depth in unknown if depth.least == least)
+                return Job(self.model, length, least, seeds)
         return None
 
 
@@ -133,29 +134,39 @@ def chains(
     Raises:
         ValueError: for a damaged table, or a length that was not published.
     """
-    if figure == "width":
-        cells = [Job("linear_cde", d, 1, tuple(seeds), width=w) for d in TASKS for w in WIDTHS]
-        return {"linear_cde": Curves(figure, "linear_cde", cells)}
-    if figure == "figure1":
-        kinds: dict[str, list[tuple[int, int, bool]]] = {}
-        for row in read_figure1(published / "figure1.csv"):
-            kinds.setdefault(row.model, []).append((row.dimension, row.depth, row.nonlinear))
-        model, shapes = DIAGONAL
-        kinds[model] = [(dimension, *shape) for dimension in TASKS for shape in shapes]
-        return {
-            model: Curves(figure, model, [Job(model, d, n, tuple(seeds), nl) for d, n, nl in cells])
-            for model, cells in kinds.items()
-        }
-    rows = read_figure2(published / "figure2.csv")
+    if figure == "figure2":
+        return _procedures(published / "figure2.csv", lengths, tuple(seeds))
+    cells = _features_by_width(seeds) if figure == "width" else _cells_of_figure1(published, seeds)
+    models = dict.fromkeys(cell.model for cell in cells)
+    return {m: Curves(figure, m, [cell for cell in cells if cell.model == m]) for m in models}
+
+
+def _cells_of_figure1(published: Path, seeds: Sequence[int]) -> list[Job]:
+    """The published cells, and diagonal features, of which the paper argues without running any."""
+    cells = [
+        Job(row.model, row.dimension, row.depth, tuple(seeds), row.nonlinear)
+        for row in read_figure1(published / "figure1.csv")
+    ]
+    return cells + [Job("diagonal_cde", dimension, 1, tuple(seeds)) for dimension in TASKS]
+
+
+def _features_by_width(seeds: Sequence[int]) -> list[Job]:
+    return [Job("linear_cde", d, 1, tuple(seeds), width=w) for d in TASKS for w in WIDTHS]
+
+
+def _procedures(
+    table: Path, lengths: Sequence[int] | None, seeds: Sequence[int]
+) -> dict[str, AbstractChain]:
+    rows = read_figure2(table)
     known = sorted({row.length for row in rows})
-    wrong = [length for length in lengths or () if length not in known]
-    if wrong:
-        raise ValueError(
-            f"--lengths: got {wrong[0]}; expected some of {', '.join(map(str, known))}"
-        )
-    return {
-        row.model: Depths(
-            figure, row.model, sorted(lengths or known), row.deepest, row.threshold, tuple(seeds)
-        )
-        for row in rows
-    }
+    for length in lengths or ():
+        if length not in known:
+            valid = ", ".join(map(str, known))
+            raise ValueError(f"--lengths: got {length}; expected some of {valid}")
+    found: dict[str, AbstractChain] = {}
+    for model in dict.fromkeys(row.model for row in rows):
+        ours = [row for row in rows if row.model == model]
+        deepest, threshold = max(row.deepest for row in ours), max(row.threshold for row in ours)
+        wanted = sorted(set(lengths or known))
+        found[model] = Depths("figure2", model, wanted, deepest, threshold, seeds)
+    return found

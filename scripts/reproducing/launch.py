@@ -13,35 +13,36 @@ from pathlib import Path
 from typing import Any
 
 from experiments.errors import Interrupted
-from experiments.records import Group, merge, read_runs
+from experiments.records import RunResult, merge, read_run, runs_below
+from experiments.rundir import is_running
 from reproducing.jobs import AbstractChain, Job
 
 ROOT = Path(__file__).resolve().parents[2]
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class JobError(RuntimeError):
-    """A run that ended without a result."""
+    """A chain cannot go on: a run ended without a result, or what is there is in the way."""
 
-    def __init__(self, message: str, exit_code: int):
+    def __init__(self, message: str, exit_code: int = 1):
         super().__init__(message)
         self.exit_code = exit_code
 
 
 @dataclass
 class Launcher:
-    """Runs what is missing, and hands signals on to the runs.
+    """Runs what is missing, and has the runs write a checkpoint and end if a signal comes.
 
     Arguments:
-        folder: the runs of a figure go to folders of this one named after it.
-        experiments: where theirs are in `configs/experiment`.
+        folder: the runs of a figure go to folders of this one, named after it.
+        small: whether the experiments are those of the small study.
         overrides: of every run, after those of its job.
         show: whether the runs' own lines are shown, or only those of one that fails.
         seconds: of all runs so far.
     """
 
     folder: Path
-    experiments: str
+    small: bool
     overrides: Sequence[str]
     show: bool
     seconds: float = 0.0
@@ -49,98 +50,148 @@ class Launcher:
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _signal: int | None = None
 
-    def run(self, chains: Sequence[AbstractChain], at_a_time: int) -> None:
-        """Goes through the chains to their ends; if one fails, those that run come to theirs.
+    def run(self, chains: Sequence[AbstractChain], at_a_time: int) -> list[JobError]:
+        """Goes through the chains to their ends; where one fails it says so, and the others go on.
+
+        Returns:
+            Why chains failed.
 
         Raises:
-            JobError: of the first chain that failed.
             Interrupted: if a signal came.
+            ValueError, OSError: for damaged files.
         """
-        with self._handing_on(), ThreadPoolExecutor(at_a_time) as pool:
-            results = [pool.submit(self._go_through, chain) for chain in chains]
-            errors = [error for r in results if (error := r.exception()) is not None]
+        with self._stopping(), ThreadPoolExecutor(at_a_time) as pool:
+            errors = list(pool.map(self._go_through, chains))
         if self._signal is not None:
             raise Interrupted(self._signal)
-        for error in errors:
-            raise error
+        return [error for error in errors if error is not None]
 
-    def next(self, chain: AbstractChain) -> tuple[Job | None, Path | None]:
-        """A chain's next job, and the directory where it was begun and not finished, if there is
-        one: then with the seeds that it was begun with."""
-        folder = self.folder / chain.figure
-        found = read_runs([folder]) if folder.is_dir() and any(folder.iterdir()) else []
-        found = [run for run in found if run.cell.model == chain.model]
-        ended = [run for run in found if all(s.state != "unfinished" for s in run.seeds)]
+    def next(self, chain: AbstractChain) -> tuple[Job, Path] | None:
+        """A chain's next job and its directory; None when all is done.
+
+        A job that was begun keeps its directory and the seeds that it was begun with.
+
+        Raises:
+            JobError: if a run that is there is in the way; it names the run.
+        """
+        runs = self._runs(chain)
+        begun = [run for run in runs if any(s.state == "unfinished" for s in run.seeds)]
+        ended = [run for run in runs if run not in begun]
         job = chain.next(merge(ended))
         if job is None:
-            return None, None
+            return None
+        directory = self.folder / chain.figure / job.name
+        for run in begun:
+            seeds = tuple(seed.seed for seed in run.seeds)
+            if job.is_of(run.cell) and set(seeds) & set(job.seeds):
+                self._check_begun(run, ended)
+                job, directory = replace(job, seeds=seeds), Path(run.source)
+                break
+        if is_running(directory):
+            raise JobError(f"{directory}: another process is running it; wait for that")
+        if (directory / "summary.json").exists():
+            raise JobError(
+                f"{directory}: this finished run does not tell what became of {job.name}; expected "
+                "another run there, or other overrides after --"
+            )
+        return job, directory
+
+    def _runs(self, chain: AbstractChain) -> list[RunResult]:
+        """The runs of a chain's model, in the figure's folder."""
+        folder = self.folder / chain.figure
+        preset = "small" if self.small else self._experiment(chain.figure)
+        found = [read_run(path) for path in (runs_below(folder) if folder.is_dir() else ())]
         for run in found:
-            seeds = tuple(s.seed for s in run.seeds)
-            if run not in ended and job.is_of(Group(run.cell, (run,))) and {*seeds} & {*job.seeds}:
-                return replace(job, seeds=seeds), Path(run.source)
-        return job, None
+            if run.preset != preset:
+                raise JobError(
+                    f"{run.source}: preset: got {run.preset!r}; expected {preset!r}; "
+                    "is --scale or --results right?",
+                    2,
+                )
+        return [run for run in found if run.cell.model == chain.model]
+
+    @staticmethod
+    def _check_begun(run: RunResult, ended: Sequence[RunResult]) -> None:
+        for other in ended:
+            both = {s.seed for s in run.seeds} & {s.seed for s in other.seeds}
+            if other.cell == run.cell and both:
+                raise JobError(
+                    f"{run.source}: seed {min(both)} is finished in {other.source}; expected a "
+                    "seed once: remove this unfinished run"
+                )
+
+    @staticmethod
+    def _experiment(figure: str) -> str:
+        """The folder of a figure's experiments."""
+        return "figure1" if figure == "width" else figure
 
     def command(self, figure: str, job: Job, directory: Path) -> list[str]:
         """The command line of a job."""
-        experiment = "figure1" if figure == "width" else figure
+        experiment = f"{'small/' if self.small else ''}{self._experiment(figure)}/{job.model}"
+        quoted = str(directory).replace("\\", "\\\\").replace("'", "\\'")
         return [
             sys.executable,
             "experiments/run.py",
-            f"+experiment={self.experiments}{experiment}/{job.model}",
+            f"+experiment={experiment}",
             *job.overrides(figure),
             *self.overrides,
-            f"hydra.run.dir='{directory}'",
+            f"hydra.run.dir='{quoted}'",
         ]
 
-    def _go_through(self, chain: AbstractChain) -> None:
-        before = None
-        while self._signal is None:
-            job, begun = self.next(chain)
-            if job is None:
-                return
-            if job == before:
-                raise JobError(f"{job.name}: run, and still missing; is --seeds right?", 1)
-            self._run(chain.figure, job, begun or self.folder / chain.figure / job.name, begun)
-            before = job
+    def _go_through(self, chain: AbstractChain) -> JobError | None:
+        """Runs a chain's jobs; returns why it could not go on, having said so."""
+        try:
+            while self._signal is None and (found := self.next(chain)) is not None:
+                self._run(chain.figure, *found)
+        except JobError as error:
+            _say(f"error: {error}", sys.stderr)
+            return error
+        return None
 
-    def _run(self, figure: str, job: Job, directory: Path, begun: Path | None) -> None:
-        title = f"{figure}/{job.name}"
-        _say(f"{title}: {'resumed' if begun else 'begins'}")
-        start, output = time.monotonic(), None if self.show else subprocess.PIPE
+    def _run(self, figure: str, job: Job, directory: Path) -> None:
+        title, start = f"{figure}/{job.name}", time.monotonic()
+        goes_on = (directory / "metrics.jsonl").exists()
+        _say(f"{title}: {'goes on' if goes_on else 'begins'}")
+        process = self._start(self.command(figure, job, directory))
+        output, _ = process.communicate()
         with self._lock:
-            if self._signal is not None:
-                return
-            # In a session of its own: Ctrl-C does not reach it but through `hand_on`.
+            self._running.remove(process)
+            self.seconds += time.monotonic() - start
+        if self._signal is not None:
+            return
+        code = process.returncode
+        # A seed that failed makes the code 1, and is a result.
+        if code not in (0, 1) or not (directory / "summary.json").exists():
+            shown = f"\n{output.rstrip()}" if output else ""
+            raise JobError(f"{title}: {_ending(code)}{shown}", code if code in (2, 75) else 1)
+        _say(f"{title}: {_outcome(read_run(directory))}, {time.monotonic() - start:.0f} s")
+
+    def _start(self, command: Sequence[str]) -> subprocess.Popen[str]:
+        with self._lock:
+            # In a session of its own: Ctrl-C does not reach it but through `_stopping`.
             process = subprocess.Popen(
-                self.command(figure, job, directory),
+                command,
                 cwd=ROOT,
-                stdout=output,
+                stdout=None if self.show else subprocess.PIPE,
                 stderr=None if self.show else subprocess.STDOUT,
                 text=True,
                 start_new_session=True,
             )
             self._running.append(process)
-        text, _ = process.communicate()
-        with self._lock:
-            self._running.remove(process)
-            self.seconds += time.monotonic() - start
-        if process.returncode == Interrupted.exit_code or self._signal is not None:
-            return
-        if not (directory / "summary.json").exists():
-            lines = "" if text is None else f"\n{text.rstrip()}"
-            raise JobError(f"{title}: exit code {process.returncode}{lines}", process.returncode)
-        _say(f"{title}: {_outcome(directory)}, {time.monotonic() - start:.0f} s")
+        if self._signal is not None:  # it may have come before the process was in the list
+            process.terminate()
+        return process
 
     @contextmanager
-    def _handing_on(self) -> Iterator[None]:
-        """Has the runs write a checkpoint and end, if a signal comes."""
+    def _stopping(self) -> Iterator[None]:
+        """Notes signals, and has the runs write a checkpoint and end."""
 
-        def hand_on(signum: int, _: Any) -> None:
+        def stop(signum: int, _: Any) -> None:
             self._signal = signum
             for process in list(self._running):
                 process.terminate()
 
-        before = {signum: signal.signal(signum, hand_on) for signum in SIGNALS}
+        before = {signum: signal.signal(signum, stop) for signum in SIGNALS}
         try:
             yield
         finally:
@@ -148,17 +199,27 @@ class Launcher:
                 signal.signal(signum, handler)
 
 
-def _say(line: str) -> None:
-    """Prints a line at once, whatever other threads print."""
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
+def _say(line: str, file: Any = None) -> None:
+    """Writes a line at once, whatever other threads write."""
+    (file or sys.stdout).write(line + "\n")
+    (file or sys.stdout).flush()
 
 
-def _outcome(directory: Path) -> str:
+def _ending(code: int) -> str:
+    if code < 0:
+        return f"killed by {signal.Signals(-code).name}"
+    if code == Interrupted.exit_code:
+        return "stopped by a signal of its own; the same command goes on"
+    return f"exit code {code}" if code else "ended without a summary.json in its directory"
+
+
+def _outcome(run: RunResult) -> str:
     """What a run that has ended came to, in a few words."""
-    (run,) = read_runs([directory])
+    failed = [seed.seed for seed in run.seeds if seed.state == "failed"]
+    notes = f"; not finite: seed {', '.join(map(str, failed))}" if failed else ""
     if run.threshold is None:
-        values = [s.final for s in run.seeds if s.final is not None]
-        return f"{run.metric} {min(values):.4g} – {max(values):.4g}" if values else "failed"
+        values = [s.final for s in run.seeds if s.final is not None and s.seed not in failed]
+        spread = f"{run.metric} {min(values):.4g} – {max(values):.4g}" if values else "no result"
+        return spread + notes
     passed = [s for s in run.seeds if s.steps_to_threshold is not None]
-    return f"{len(passed)} of {len(run.seeds)} seeds pass {run.threshold:g}"
+    return f"{len(passed)} of {len(run.seeds)} seeds pass {run.threshold:g}{notes}"
