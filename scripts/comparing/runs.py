@@ -37,9 +37,18 @@ def runs_row(group: Group) -> dict[str, Any]:
         "max": high,
         "solved": solved,
         "median_steps": None if median == math.inf else median,
+        "baselines": _baselines(group),
         "state": _count([s.state for s in seeds]),
         "note": settings_note(group),
     }
+
+
+def _baselines(group: Group) -> str:
+    """Such as "zero 0.11195, linear 0.11206": what trivial predictors reach in the metric."""
+    run = next((run for run in group.runs if run.baselines), group.runs[0])
+    named = [(k, v) for k, v in run.baselines.items() if k.startswith(f"{run.metric}_")]
+    shown = (f"{k.removeprefix(f'{run.metric}_').replace('_', ' ')} {v:.5g}" for k, v in named)
+    return ", ".join(shown)
 
 
 def _count(states: list[str]) -> str:

@@ -33,7 +33,10 @@ def _run(run: Any) -> RunResult:
     summary = run.summary
     try:
         result = describe(run.config, run.url)
-        result = replace(result, metric=summary.get("metric", result.metric))
+        prefix = "baselines/"
+        known = {k: v for k, v in summary.items() if k.startswith(prefix)}
+        baselines = {k.removeprefix(prefix): float(v) for k, v in known.items()}
+        result = replace(result, metric=summary.get("metric", result.metric), baselines=baselines)
         metric, step = result.metric, int(summary.get("step", 0))
         final = number(summary.get(f"val/{metric}"))
         curve = () if final is None else ((step, final),)

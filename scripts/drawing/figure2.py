@@ -38,7 +38,8 @@ def draw_figure2(results: Results) -> Figure:
             panel.margins(x=0.08)
         ticks = list(range(1, none + 1))
         axes[0, 0].set_yticks(ticks, [*map(str, ticks[:-1]), "none"])
-        axes[0, 0].set(ylabel=f"fewest blocks that pass\non {_task(results)}", ylim=(0.6, none + 0.4))
+        label = f"fewest blocks that pass\non {_task(results)}"
+        axes[0, 0].set(ylabel=label, ylim=(0.6, none + 0.4))
         for panel in axes[0]:
             panel.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         handles = [sample("ours: median and range of the seeds", marker="o")]
