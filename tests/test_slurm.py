@@ -119,7 +119,8 @@ class Sweep:
 
 def numbers(directory):
     """Everything in a cell's record but the seconds, in order."""
-    text = (directory / "metrics.jsonl").read_text() if directory.exists() else ""
+    path = directory / "metrics.jsonl"  # a job that has just begun has a directory alone
+    text = path.read_text() if path.exists() else ""
     records = [json.loads(line) for line in text.splitlines() if line.endswith("}")]
     return [(r["step"], r["seed"], r["split"], r["metric"], r["value"]) for r in records]
 
