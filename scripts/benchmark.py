@@ -6,8 +6,9 @@
 
 Alternatives are run in turn and the table gives medians, ratios to a reference, and the peak of
 temporary device memory that the compiler plans for. Values and gradients are compared first.
-mambapy is a reference if it is installed (`pip install -e '.[benchmark]'`), the paper's own code if
---official names a checkout of it. docs/performance.md has the results, and says what they mean.
+mambapy is a reference if it is installed (`pip install -e '.[benchmark]'`), on a GPU mamba_ssm is;
+the paper's own code, if --official names a checkout of it. docs/performance.md has the results, and
+says what they mean.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from experiments.provenance import provenance
 BENCHMARKS: dict[str, Callable[[Options], list[Row]]] = {
     "selective_scan": scan.selective_scan_times,
     "selective_scan_lengths": scan.selective_scan_lengths,
+    "dense_recurrence": scan.dense_recurrence,
     "a5_step": linear_cde.a5_step,
     "figure1_features": linear_cde.figure1_features,
     "loop": training.loop,

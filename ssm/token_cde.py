@@ -112,14 +112,39 @@ def _recur_bwd(kept, dz):
     dz0, g = jax.lax.scan(step, jnp.zeros_like(z0), (times, index, dz), reverse=True)
     before = jnp.concatenate([z0[None], z])[:-1]
     d_time = jnp.einsum("sbi,sbj->ij", times[:, None, None] * g, before)
-    rows = (x.reshape(-1, *x.shape[2:]) for x in (index, g, before))
-
-    def add(d_matrices, row):  # in place, one token at a time
-        w, g, z = row
-        return d_matrices.at[w].add(g[:, None] * z[None, :]), None
-
-    d_matrices, _ = jax.lax.scan(add, jnp.zeros_like(matrices).at[0].set(d_time), tuple(rows))
+    rows = tuple(x.reshape(-1, *x.shape[2:]) for x in (index, g, before))
+    form = sums_in_turn if jax.default_backend() == "cpu" else sums_as_product
+    d_matrices = form(jnp.zeros_like(matrices).at[0].set(d_time), *rows)
     return d_matrices, jnp.zeros_like(times), None, g, dz0
 
 
 _recur.defvjp(_recur_fwd, _recur_bwd)
+
+
+def sums_in_turn(
+    matrices: Float[Array, "entries d_hidden d_hidden"],
+    index: Int[Array, "rows"],
+    g: Float[Array, "rows d_hidden"],
+    z: Float[Array, "rows d_hidden"],
+) -> Float[Array, "entries d_hidden d_hidden"]:
+    """The matrices with g_r z_rᵀ added to entry index_r, for each r: in place, one row at a time,
+    which is the faster form on a CPU."""
+
+    def add(matrices, row):
+        w, g, z = row
+        return matrices.at[w].add(g[:, None] * z[None, :]), None
+
+    return jax.lax.scan(add, matrices, (index, g, z))[0]
+
+
+def sums_as_product(
+    matrices: Float[Array, "entries d_hidden d_hidden"],
+    index: Int[Array, "rows"],
+    g: Float[Array, "rows d_hidden"],
+    z: Float[Array, "rows d_hidden"],
+) -> Float[Array, "entries d_hidden d_hidden"]:
+    """`sums_in_turn` as one matrix product, with zeros where a row is another entry's: more
+    arithmetic, but a GPU does it at once."""
+    is_entry = jax.nn.one_hot(index, len(matrices), dtype=g.dtype)
+    spread = jnp.einsum("rv,ri->vir", is_entry, g).reshape(-1, len(index))
+    return matrices + (spread @ z).reshape(matrices.shape)

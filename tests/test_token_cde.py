@@ -76,3 +76,14 @@ def test_a_model_of_tokens_uses_it(x64):
     )
     names = {e.primitive.name for e in jax.make_jaxpr(model.features)(tokens).eqns}
     assert "batch_aware_of_batch" in names
+
+
+def test_the_sums_over_tokens_are_the_same_in_both_forms(x64):
+    d_matrices = jr.normal(jr.key(0), (VOCABULARY, D_HIDDEN, D_HIDDEN))
+    index = jnp.array([3, 0, 3, 6, 1, 3])
+    g, z = jr.normal(jr.key(1), (2, len(index), D_HIDDEN))
+    expected = np.array(d_matrices)
+    for w, g_r, z_r in zip(index, g, z, strict=True):
+        expected[w] += np.outer(g_r, z_r)
+    for form in (token_cde.sums_in_turn, token_cde.sums_as_product):
+        np.testing.assert_allclose(form(d_matrices, index, g, z), expected, rtol=1e-12)

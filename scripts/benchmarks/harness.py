@@ -1,6 +1,7 @@
 """Timing alternatives in turn, checking that they agree, and printing what was found."""
 
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.profiler import ProfileData
 
 Row = dict[str, Any]
 
@@ -30,20 +32,48 @@ class Options:
     limit: float
 
 
+def on_gpu() -> bool:
+    """Whether JAX's default device is a GPU."""
+    return jax.default_backend() == "gpu"
+
+
 def time_in_turn(
-    runs: Mapping[str, Callable[[], Any]], repeats: int, *, warm: bool = False
+    runs: Mapping[str, Callable[[], Any]], repeats: int, *, warm: bool = False, calls: int = 1
 ) -> dict[str, float]:
-    """Median seconds of each; one run of each in turn, `repeats` times, so that what else the
-    machine does falls on all. A run to warm up comes first, unless they are warm."""
+    """Median seconds a call of each; `calls` of each in turn, `repeats` times, so that what else
+    the machine does falls on all. A run to warm up comes first, unless they are warm. Where a
+    device queues its work, several calls hide what the host adds to each."""
     for run in () if warm else runs.values():
         jax.block_until_ready(run())
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(repeats):
         for name, run in runs.items():
             start = time.perf_counter()
-            jax.block_until_ready(run())
-            times[name].append(time.perf_counter() - start)
+            jax.block_until_ready([run() for _ in range(calls)])
+            times[name].append((time.perf_counter() - start) / calls)
     return {name: statistics.median(t) for name, t in times.items()}
+
+
+def kernel_milliseconds(run: Callable[[], Any], calls: int = 5) -> float | None:
+    """Milliseconds a GPU is at work in a call, by its own clock; None where it cannot be read.
+
+    The profiler sees the kernels of the whole process, PyTorch's as well.
+    """
+    jax.block_until_ready(run())
+    with tempfile.TemporaryDirectory() as directory:
+        with jax.profiler.trace(directory):
+            jax.block_until_ready([run() for _ in range(calls)])
+        (path,) = Path(directory).rglob("*.xplane.pb")
+        planes = ProfileData.from_file(str(path)).planes
+        nanoseconds = [
+            event.duration_ns
+            for plane in planes
+            if plane.name.startswith("/device:GPU")
+            for line in plane.lines
+            if line.name.startswith("Stream")
+            for event in line.events
+        ]
+    return 1e-6 * sum(nanoseconds) / calls if nanoseconds else None
 
 
 def check_agreement(results: Mapping[str, Any], tolerance: float) -> None:

@@ -13,7 +13,7 @@ import equinox as eqx
 import jax
 import numpy as np
 
-from benchmarks.harness import Options, Row, rows, time_in_turn
+from benchmarks.harness import Options, Row, on_gpu, rows, time_in_turn
 from experiments.batches import Examples
 from experiments.config import Run, compose_run
 from experiments.loggers import MemoryLogger
@@ -179,12 +179,17 @@ def _is_shape(x: Any) -> bool:
 def seeds(options: Options) -> list[Row]:
     """Five seeds in one program beside one, at the paper's A5 sizes."""
     found: list[Row] = []
-    for name in ("linear_cde", "rnn"):
+    names, steps = (
+        (("linear_cde", "rnn", "s4", "mamba"), 200) if on_gpu() else (("linear_cde", "rnn"), 2)
+    )
+    for name in names:
         overrides = [f"+experiment=figure2/{name}", "task.length=12"]
         runs = {f"{n} seed{'s' if n > 1 else ''}": program_of(overrides, range(n)) for n in (1, 5)}
-        seconds = time_in_turn({k: partial(p.advance, 2) for k, p in runs.items()}, options.repeats)
+        seconds = time_in_turn(
+            {k: partial(p.advance, steps) for k, p in runs.items()}, options.repeats
+        )
         extra = {k: {"times one seed": s / seconds["1 seed"]} for k, s in seconds.items()}
-        found += rows("seeds", f"{name}, length 12, two steps", seconds, "1 seed", extra)
+        found += rows("seeds", f"{name}, length 12, {steps} steps", seconds, "1 seed", extra)
     return found
 
 
