@@ -129,13 +129,19 @@ def test_forward_and_backward_lower_for_cuda(shape):
 
 
 @pytest.mark.gpu
-def test_on_a_gpu():
-    arguments = make(20, 96, 40, jnp.float32)
+@pytest.mark.parametrize(
+    ("shape", "batch"), [((1, 6, 4), ()), ((20, 96, 40), (3,)), ((100, 64, 256), (2,))], ids=str
+)
+def test_on_a_gpu(shape, batch):
+    arguments = make(*shape, jnp.float32, batch=batch)
     if not kernel_runs(*arguments):
         pytest.skip("needs a CUDA GPU of compute capability 8.0")
-    got = values_and_gradients(selective_scan_kernel, arguments)
-    expected = values_and_gradients(selective_scan_sequential, arguments)
-    compare(got, expected, rtol=1e-4, atol=1e-4)
+
+    def run(form):
+        batched = jax.vmap(form, in_axes=SHARED_A) if batch else form
+        return values_and_gradients(batched, arguments)
+
+    compare(run(selective_scan_kernel), run(selective_scan_sequential), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(
