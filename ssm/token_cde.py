@@ -144,7 +144,7 @@ def sums_as_product(
     z: Float[Array, "rows d_hidden"],
 ) -> Float[Array, "entries d_hidden d_hidden"]:
     """`sums_in_turn` as one matrix product, with zeros where a row is another entry's: more
-    arithmetic, but a GPU does it at once."""
+    arithmetic, but one operation of a GPU in place of one for each row."""
     is_entry = jax.nn.one_hot(index, len(matrices), dtype=g.dtype)
     spread = jnp.einsum("rv,ri->vir", is_entry, g).reshape(-1, len(index))
     return matrices + (spread @ z).reshape(matrices.shape)
