@@ -41,3 +41,28 @@ def test_the_scan_at_a_tiny_size(monkeypatch, capsys):
     assert all(row["milliseconds"] > 0 for row in found)
     harness.show(found)
     assert "of the states" in capsys.readouterr().out
+
+
+def test_a_processor_has_no_kernel_times():
+    from benchmarks import harness
+
+    assert harness.kernel_milliseconds(lambda: np.ones(3), calls=1) is None
+
+
+def test_the_limits_of_a_gpu_count_what_must_move_and_be_computed(monkeypatch):
+    from benchmarks import scan
+
+    monkeypatch.setattr(scan, "gpu_peaks", lambda: (4e6, 1e6))  # bytes, exponentials a second
+    memory, exponential = scan.gpu_limits((2, 3, 5, 7))
+    x, a, b, d = 2 * 3 * 5, 5 * 7, 2 * 3 * 7, 5
+    read_twice_and_differentiated = 3 * (2 * x + a + 2 * b + d)
+    assert memory == pytest.approx(1e-3 * (read_twice_and_differentiated + 2 * x))  # y and its dy
+    assert exponential == pytest.approx(1e-3 * 2 * x * 7)
+
+
+def test_dense_recurrences_at_a_tiny_size(monkeypatch):
+    from benchmarks import harness, scan
+
+    monkeypatch.setattr(scan, "RECURRENCES", [(2, 3)])
+    found = scan.dense_recurrence(harness.Options(1, None, 1000, 4000))
+    assert [row["form"] for row in found] == ["sequential", "associative"]
