@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jax
-from benchmarks import linear_cde, quick, scan, training
+from benchmarks import dense, linear_cde, quick, scan, training
 from benchmarks.harness import Options, Row, show
 
 from experiments.provenance import provenance
@@ -26,7 +26,7 @@ from experiments.provenance import provenance
 BENCHMARKS: dict[str, Callable[[Options], list[Row]]] = {
     "selective_scan": scan.selective_scan_times,
     "selective_scan_lengths": scan.selective_scan_lengths,
-    "dense_recurrence": scan.dense_recurrence,
+    "dense_recurrence": dense.dense_recurrence,
     "a5_step": linear_cde.a5_step,
     "figure1_features": linear_cde.figure1_features,
     "loop": training.loop,

@@ -127,8 +127,7 @@ def sums_in_turn(
     g: Float[Array, "rows d_hidden"],
     z: Float[Array, "rows d_hidden"],
 ) -> Float[Array, "entries d_hidden d_hidden"]:
-    """The matrices with g_r z_rᵀ added to entry index_r, for each r: in place, one row at a time,
-    which is the faster form on a CPU."""
+    """The matrices with g_r z_rᵀ added to entry index_r, for each r, in place, in turn."""
 
     def add(matrices, row):
         w, g, z = row

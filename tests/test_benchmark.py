@@ -61,8 +61,8 @@ def test_the_limits_of_a_gpu_count_what_must_move_and_be_computed(monkeypatch):
 
 
 def test_dense_recurrences_at_a_tiny_size(monkeypatch):
-    from benchmarks import harness, scan
+    from benchmarks import dense, harness
 
-    monkeypatch.setattr(scan, "RECURRENCES", [(2, 3)])
-    found = scan.dense_recurrence(harness.Options(1, None, 1000, 4000))
+    monkeypatch.setattr(dense, "RECURRENCES", [(2, 3)])
+    found = dense.dense_recurrence(harness.Options(1, None, 1000, 4000))
     assert [row["form"] for row in found] == ["sequential", "associative"]
