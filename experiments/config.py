@@ -105,6 +105,20 @@ def compose_run(overrides: Sequence[str], directory: Path) -> Run:
     Raises:
         ConfigError: for anything that cannot run.
     """
+    return build(*_compose(overrides), directory)
+
+
+def compose_plain(overrides: Sequence[str]) -> dict[str, Any]:
+    """The resolved configuration of the same, without a look at what it describes.
+
+    Raises:
+        ConfigError: if it cannot be composed or resolved.
+    """
+    return _resolved(_compose(overrides)[0])
+
+
+def _compose(overrides: Sequence[str]) -> tuple[Any, Mapping[str, str]]:
+    """The configuration, and the chosen option of each group."""
     try:
         with initialize_config_dir(CONFIGS, version_base="1.3"):
             config = compose("run", list(overrides), return_hydra_config=True)
@@ -113,7 +127,7 @@ def compose_run(overrides: Sequence[str], directory: Path) -> Run:
     choices: Any = OmegaConf.to_container(config.hydra.runtime.choices)
     with open_dict(config):
         del config["hydra"]
-    return build(config, choices, directory)
+    return config, choices
 
 
 def build(config: Any, choices: Mapping[str, str], directory: Path) -> Run:

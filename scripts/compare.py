@@ -65,8 +65,9 @@ def depths(options: argparse.Namespace) -> int:
 def published(options: argparse.Namespace) -> int:
     """The subcommand `published`."""
     comparison = compare_published(options.results)
-    curves = [curve_columns(r) for r in comparison.figure1 if r.seeds or not options.ran]
-    blocks = [depth_columns(r) for r in comparison.figure2 if r.seeds or not options.ran]
+    ran1 = [row for row in comparison.figure1 if row.seeds or row.note or not options.ran]
+    ran2 = [row for row in comparison.figure2 if row.seeds or row.note or not options.ran]
+    curves, blocks = [curve_columns(row) for row in ran1], [depth_columns(row) for row in ran2]
     for table in filter(None, (curves, blocks)):
         show(table)
         print()

@@ -15,17 +15,23 @@ before the procedure has begun there; the depths come out the same:
     python experiments/run.py -m +experiment=figure2/mamba task.length=3,4,5 model.depth=1,2,3,4 \\
         hydra/launcher=slurm hydra.sweep.dir=results/figure2
 
-What follows `--` overrides the settings of every run. Exit code 0: all is complete, 1: a run
-failed, 2: wrong arguments or settings, 75: a signal came, and the same command goes on. A seed
-whose loss is not finite is a result: in Figure 2 it has failed at that depth.
+What follows `--` overrides the settings of every run: those that a cell leaves open, such as how
+many steps it has, and with `--results` any that do not make it another cell. A cell that ended,
+undecided, with fewer steps than are asked for now goes on from its last checkpoint.
+
+Exit code 0: all is complete, 1: a run failed, 2: wrong arguments or settings, 75: a signal came,
+and the same command goes on. A seed whose loss is not finite is a result: in Figure 2 it has failed
+at that depth.
 """
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from comparing.settings import FREE
 from reproducing.jobs import AbstractChain, chains
 from reproducing.launch import JobError, Launcher
 
@@ -54,10 +60,16 @@ OWN = {
     *("task.length", "task.group", "task.dimension", "task.word", "task.target"),
     *("model.depth", "model.activation", "model.mixer.structure"),
 }
+OPEN = (*FREE, "train.checkpoint_seconds", "logger")
 
 
-def check_overrides(overrides: Sequence[str]) -> None:
-    """Refuses what is no override, or would make a run another cell than it is filed as."""
+def check_overrides(overrides: Sequence[str], elsewhere: bool) -> None:
+    """Refuses what is no override, or would make a run another cell than it is filed as.
+
+    Arguments:
+        elsewhere: whether results go to a folder of the user's, where all runs may differ from the
+            experiment.
+    """
     for override in overrides:
         key = override.lstrip("+~").partition("=")[0]
         if override.startswith("-") or "=" not in override:
@@ -66,6 +78,11 @@ def check_overrides(overrides: Sequence[str]) -> None:
             raise ValueError(
                 f"after --: got {override}; expected settings that all cells may share; "
                 "--models, --lengths, --seeds and --results choose the cells"
+            )
+        if not elsewhere and key not in OPEN and not key.startswith("logger."):
+            raise ValueError(
+                f"after --: got {override}; expected what a cell leaves open, {', '.join(OPEN)}, "
+                "or --results DIR beside it"
             )
 
 
@@ -90,7 +107,7 @@ def chosen(options: argparse.Namespace, scale: Scale) -> dict[str, list[Abstract
 
 def reproduce(options: argparse.Namespace) -> int:
     """Runs, or with `--dry-run` lists, what is missing; returns the exit code."""
-    check_overrides(options.overrides)
+    check_overrides(options.overrides, options.results is not None)
     scale = SCALES[options.scale]
     folder, jobs = options.results or ROOT / scale.folder, options.jobs or scale.jobs
     small, errors = options.scale == "small", []
@@ -109,10 +126,9 @@ def reproduce(options: argparse.Namespace) -> int:
 
 
 def _natural(text: str) -> int:
-    number = int(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"got {text}; expected 0 or more")
-    return number
+    if not re.fullmatch("[0-9]+", text):
+        raise argparse.ArgumentTypeError(f"got {text}; expected a whole number, 0 or more")
+    return int(text)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -126,9 +142,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("figures", nargs="+", choices=SCALES["paper"].figures)
     parser.add_argument("--scale", choices=SCALES, default="paper")
     parser.add_argument("--models", nargs="+", metavar="MODEL", help="default: all")
-    parser.add_argument("--lengths", nargs="+", type=int, metavar="K", help="of figure2")
+    parser.add_argument("--lengths", nargs="+", type=_natural, metavar="K", help="of figure2")
     parser.add_argument("--seeds", nargs="+", type=_natural, default=[0, 1, 2, 3, 4], metavar="N")
-    parser.add_argument("--jobs", type=int, metavar="N", help="runs at a time, of several models")
+    parser.add_argument(
+        "--jobs", type=_natural, metavar="N", help="runs at a time, of several models"
+    )
     parser.add_argument("--results", type=Path, metavar="DIR", help="instead of the scale's folder")
     parser.add_argument("--dry-run", action="store_true", help="list the next cell of each model")
     options = parser.parse_args(given[:cut])

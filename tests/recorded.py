@@ -1,8 +1,11 @@
 """Helpers: what runs leave behind, without running anything."""
 
+import copy
+import functools
 import shutil
 from pathlib import Path
 
+from experiments.config import compose_plain
 from experiments.loggers import LocalLogger, Record, RunInfo
 
 ROOT = Path(__file__).parents[1]
@@ -42,12 +45,12 @@ def write_run(
     """
     if dimension is None:
         task = {"_target_": "tasks.word_problem.WordProblem", "group": group, "length": length}
-        metric, preset = "accuracy", preset or "figure2"
+        preset = preset or "figure2"
     else:
         word = [1, 2, 3][:dimension]
         task = {"_target_": "tasks.signature.SignatureTask", "dimension": dimension, "word": word}
         task |= {"length": 100, "target": "coordinate"}
-        metric, preset, stop_at = "rmse", preset or "figure1", None
+        preset, stop_at = preset or "figure1", None
     node = {"d_model": width, "depth": depth, "activation": activation, "mixer": MIXERS[model]}
     config = {
         "task": task,
@@ -59,6 +62,35 @@ def write_run(
         "seeds": list(curves),
         "published": None,
     }
+    return _leave(directory, config, curves, finished, failed)
+
+
+def write_experiment(
+    directory, curves, experiment, *overrides, changes=None, finished=True, failed=None
+):
+    """Writes what a run of an experiment leaves behind.
+
+    Arguments:
+        curves: of each seed, its (step, validation metric).
+        experiment: such as "figure2/mamba", with these overrides.
+        changes: to its configuration, keys joined by dots.
+        failed: of each seed that failed, after how many steps.
+    """
+    config = copy.deepcopy(_composed(f"+experiment={experiment}", *overrides))
+    config["seeds"] = list(curves)
+    for key, value in (changes or {}).items():
+        *parents, last = key.split(".")
+        functools.reduce(dict.__getitem__, parents, config)[last] = value
+    return _leave(directory, config, curves, finished, failed)
+
+
+@functools.cache
+def _composed(*overrides):
+    return compose_plain(overrides)
+
+
+def _leave(directory, config, curves, finished, failed):
+    metric, stop_at = "rmse" if "word" in config["task"] else "accuracy", config["train"]["stop_at"]
     logger = LocalLogger()
     logger.open(RunInfo(directory, config, "group", "name", (), tuple(curves)))
     best = max if metric == "accuracy" else min
@@ -77,6 +109,7 @@ def write_run(
     if finished:
         baselines = {"rmse_zero": 0.11} if metric == "rmse" else {"accuracy_uniform": 1 / 60}
         summary = {"metric": metric, "seeds": summaries, "baselines": baselines}
+        summary["steps"] = config["train"]["steps"]
         logger.finish(summary | {"device": {"backend": "cpu", "kind": "a processor"}})
     logger.close()
     return directory

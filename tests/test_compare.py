@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from recorded import paper_results, write_run
+from recorded import paper_results, write_experiment, write_run
 
 from experiments.records import merge, read_runs
 
@@ -31,20 +31,18 @@ def results(tmp_path):
     return paper_results(tmp_path)
 
 
+def cell(model, length=3):
+    return f"figure2/{model}", f"task.length={length}"
+
+
 def agreeing(results):
-    write_run(
-        results / "figure1" / "features",
-        {seed: [(0, 2e-4)] for seed in range(5)},
-        model="linear_cde",
-        dimension=2,
-        procedure="readout",
-        width=256,
-    )
-    write_run(results / "figure1" / "mamba", {0: [(0, 0.11), (20_000, 0.045)]}, dimension=2)
+    features, curve = {seed: [(0, 2e-4)] for seed in range(5)}, {0: [(0, 0.11), (20_000, 0.045)]}
+    write_experiment(results / "figure1" / "features", features, "figure1/linear_cde", "task=area")
+    write_experiment(results / "figure1" / "mamba", curve, "figure1/mamba", "task=area")
     for length in (3, 4):
         folder = results / "figure2" / f"{length}"
         for seed in (0, 1):  # run apart
-            write_run(folder / f"{seed}", {seed: PASS}, model="linear_cde", length=length)
+            write_experiment(folder / f"{seed}", {seed: PASS}, *cell("linear_cde", length))
 
 
 def tables(printed):
@@ -112,28 +110,35 @@ def test_check_fails_only_if_what_was_run_differs(compare, results, capsys):
     assert compare.main([*arguments, "--check"]) == 0  # nothing was run
     agreeing(results)
     assert compare.main([*arguments, "--check"]) == 0
-    write_run(results / "figure2" / "rnn", {0: fail(20)}, model="rnn")
+    write_experiment(results / "figure2" / "rnn", {0: fail(20)}, *cell("rnn"))
     assert compare.main([*arguments, "--check"]) == 0  # stopped too soon to tell
-    capsys.readouterr()
+    assert compare.main([*arguments[:-1], str(results), "--ran"]) == 0
+    assert "rnn-3" in capsys.readouterr().out
 
 
 def test_check_finds_a_difference_in_either_figure(compare, results, capsys):
     check = ["published", "--results", str(results), "--check"]
-    write_run(results / "figure2" / "a", {0: fail()}, model="linear_cde")
+    write_experiment(results / "figure2" / "a", {0: fail()}, *cell("linear_cde"))
     assert compare.main(check) == 1
     assert compare.main(check[:-1]) == 0
     shutil.rmtree(results / "figure2")
-    write_run(results / "figure1" / "a", {0: [(20_000, 0.2)]}, dimension=2)
+    mamba = ("figure1/mamba", "task=area")
+    write_experiment(results / "figure1" / "a", {0: [(20_000, 0.2)]}, *mamba)
     assert compare.main(check) == 1
     assert "above the published range" in capsys.readouterr().out
+    shutil.rmtree(results / "figure1")
+    write_experiment(results / "figure1" / "a", {0: [(0, 0.1)]}, *mamba, failed={0: 7})
+    assert compare.main([*check, "--ran"]) == 1
+    assert re.search("mamba-2-depth1 .* differs .*seed 0 failed after 7", capsys.readouterr().out)
 
 
 def test_runs_that_are_no_cell_of_the_paper_are_named(compare, results, capsys):
-    write_run(results / "figure1" / "a", {0: [(20_000, 0.2)]}, dimension=2, activation="gelu")
-    write_run(results / "figure2" / "b", {0: PASS}, length=13)
+    curve, one = {0: [(20_000, 0.2)]}, ("task=area", "model.activation=gelu")
+    write_experiment(results / "figure1" / "a", curve, "figure1/mamba", *one)
+    write_experiment(results / "figure2" / "b", {0: PASS}, *cell("mamba", 13))
     assert compare.main(["published", "--results", str(results), "--check"]) == 0
     printed = capsys.readouterr().out
-    assert "not in the paper: mamba on area 2, depth 1 nonlinear, width 1024" in printed
+    assert "not in the paper: mamba on area 2, depth 1 nonlinear, width 256" in printed
     assert "not in the paper: mamba on A5 13, depth 1, width 1024" in printed
 
 
@@ -141,18 +146,30 @@ def test_runs_that_are_no_cell_of_the_paper_are_named(compare, results, capsys):
     ("options", "reason"),
     [
         ({"preset": "quick"}, "preset: got 'quick'; expected 'figure2'"),
-        ({"width": 64}, "expected one width"),
-        ({}, "seed 0 of mamba on A5 3, depth 1, width 1024 twice"),
+        ({"model.d_model": 64}, "model.d_model: got 64; expected 1024"),
+        ({"task.group": "S3"}, "task.group: got 'S3'; expected 'A5'"),
+        ({"optimizer.learning_rate": 0.1}, "optimizer.learning_rate: got 0.1; expected 0.0003"),
+        ({"optimizer.nesterov": True}, "optimizer.nesterov: got True; expected nothing"),
+        ({"model.mixer._target_": "a.Model"}, "there is no figure2/model"),
+        ({"train.steps": 7}, "seed 0 of mamba on A5 3, depth 1, width 1024 twice"),
     ],
 )
 def test_runs_that_cannot_be_compared_are_one_error(compare, results, capsys, options, reason):
-    write_run(results / "figure2" / "a", {0: PASS})
-    write_run(results / "figure2" / "b", {0: PASS}, **options)
+    write_experiment(results / "figure2" / "a", {0: PASS}, *cell("mamba"))
+    write_experiment(results / "figure2" / "b", {0: PASS}, *cell("mamba"), changes=options)
     assert compare.main(["published", "--results", str(results)]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert reason in error
     assert error.count("\n") == 1
+
+
+def test_what_has_not_begun_is_not_run(compare, results, capsys):
+    (results / "figure1").mkdir()
+    (results / "figure2" / "queued").mkdir(parents=True)
+    (results / "figure2" / "queued" / "error.txt").write_text("no memory\n")
+    assert compare.main(["published", "--results", str(results), "--check"]) == 0
+    assert "figure2: 0 agrees, 0 differs, 70 not run" in capsys.readouterr().out
 
 
 def test_a_table_of_runs(compare, tmp_path, capsys):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from recorded import paper_results, write_run
+from recorded import paper_results, write_experiment, write_run
 
 from experiments.published import (
     PublishedCurve,
@@ -18,6 +18,7 @@ from experiments.records import merge, read_runs
 
 ROOT = Path(__file__).parents[1]
 PASS, FAIL = [(0, 0.1), (10_000, 0.95)], [(0, 0.1), (990_000, 0.5)]
+AREA = ("figure1/mamba", "task=area", "model.depth=1")
 
 
 @pytest.fixture(autouse=True)
@@ -135,8 +136,8 @@ def test_figure1_has_every_published_point(figures, results):
 
 
 def test_figure1_shows_ours_over_the_published(figures, results):
-    write_run(results / "figure1" / "a", {0: [(20_000, 0.05)]}, dimension=2)
-    write_run(results / "elsewhere", {0: [(20_000, 0.05)]}, dimension=2, depth=2)
+    write_experiment(results / "figure1" / "a", {0: [(20_000, 0.05)]}, *AREA)
+    write_experiment(results / "elsewhere", {0: [(20_000, 0.05)]}, *AREA)
     area, volume = figures.draw_figure1(figures.read_results(results, "figure1")).axes
     ours = {label for label in labels(area) if label.startswith("ours")}
     assert ours == {"ours mamba depth1"}
@@ -161,6 +162,7 @@ def test_figure2_has_the_median_and_the_range_of_the_minimum_depths(figures, tmp
     assert lines(linear, "ours linear_cde") == [([5], [1])]
     # Seed 1 has no depth that passes at 4, as 1 block failed at 3, and so none at 5.
     assert lines(mamba, "ours mamba") == [([3, 4, 5], [2, 5, 5])]
+    assert lines(mamba, "several seeds mamba") == [([3], [2])]
     assert bars(mamba, "ours mamba") == [(1, 3), (5, 5), (5, 5)]
     ticks = dict(
         zip(linear.get_yticks(), (t.get_text() for t in linear.get_yticklabels()), strict=True)
@@ -170,8 +172,9 @@ def test_figure2_has_the_median_and_the_range_of_the_minimum_depths(figures, tmp
 
 
 def test_figure2_has_every_published_depth(figures, results):
-    write_run(results / "figure2" / "a", {0: PASS, 1: PASS}, length=3)
-    write_run(results / "figure2" / "b", {0: [(0, 0.1), (80_000, 0.5)]}, length=4)  # stopped early
+    mamba, early = "figure2/mamba", {0: [(0, 0.1), (80_000, 0.5)]}
+    write_experiment(results / "figure2" / "a", {0: PASS, 1: PASS}, mamba, "task.length=3")
+    write_experiment(results / "figure2" / "b", early, mamba, "task.length=4")
     figure = figures.draw_figure2(figures.read_results(results, "figure2"))
     models = ["linear_cde", "rnn", "s4", "mamba", "transformer"]
     for axes, model in zip(figure.axes, models, strict=True):
@@ -220,10 +223,10 @@ def test_equal_seeds_have_a_range_of_nothing(tmp_path):
 def test_text_can_be_read_and_colours_told_apart(figures, results):
     from drawing.style import MODELS
 
-    write_run(results / "figure1" / "a", {0: [(20_000, 0.05)]}, dimension=2)
+    write_experiment(results / "figure1" / "a", {0: [(20_000, 0.05)]}, *AREA)
     for name, draw in (("figure1", figures.draw_figure1), ("figure2", figures.draw_figure2)):
         figure = draw(figures.read_results(results, name))
-        assert 3.4 <= figure.get_figwidth() <= 7
+        assert figure.get_figwidth() == 3.5  # inches: one column of a paper
         texts = figure.findobj(lambda artist: hasattr(artist, "get_fontsize"))
         assert min(t.get_fontsize() for t in texts if t.get_text()) >= 7
     colours = [colour for _, colour in MODELS.values()]
@@ -231,7 +234,8 @@ def test_text_can_be_read_and_colours_told_apart(figures, results):
 
 
 def test_the_same_data_make_the_same_files(figures, results, tmp_path, capsys):
-    write_run(results / "figure1" / "a", {0: [(20_000, 0.05)], 1: [(20_000, 0.06)]}, dimension=2)
+    curves = {0: [(20_000, 0.05)], 1: [(20_000, 0.06)]}
+    write_experiment(results / "figure1" / "a", curves, *AREA)
     names = ["figure1.pdf", "figure1.png", "figure2.pdf", "figure2.png"]
     for folder in ("one", "two"):
         arguments = ["all", "--results", str(results), "--output", str(tmp_path / folder)]

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from recorded import write_run
+from recorded import write_experiment, write_run
 
 from experiments.cells import Cell
 from experiments.records import RunResult, SeedResult, merge, read_runs
@@ -129,7 +129,7 @@ def test_curves_ask_for_the_seeds_that_are_missing(jobs, tmp_path):
     job = chain.next(merge(read_runs([tmp_path])))
     assert (job.depth, job.nonlinear, job.seeds) == (2, True, (0,))
     assert job.overrides("figure1") == [
-        "task=area", "model.depth=2", "seeds=[0]", "model.activation=gelu"
+        "task=area", "model.depth=2", "model.activation=gelu", "seeds=[0]"
     ]  # fmt: skip
 
 
@@ -169,6 +169,14 @@ def test_a_study_is_run_once(tmp_path):
     assert (again.returncode, "begins" in again.stdout) == (0, False)
     after = (tmp_path / "figure2/linear_cde-3-depth1-seeds0_1/metrics.jsonl").stat()
     assert (before.st_mtime_ns, before.st_size) == (after.st_mtime_ns, after.st_size)
+    settings[-2] = "train.steps=6"  # more than it had: the cell that ended undecided goes on
+    done = reproduce(*command, *settings)
+    assert (done.returncode, "goes on" in done.stdout) == (0, True), done.stderr
+    (run,) = read_runs([tmp_path])
+    assert [[step for step, _ in s.curve] for s in run.seeds] == [[0, 2, 4, 6]] * 2
+    refused = reproduce(*command, "--dry-run", *settings, "model.dropout=0.2")
+    assert refused.returncode == 2
+    assert "model.dropout: got 0.1; expected 0.2; are --scale" in refused.stderr
 
 
 @pytest.mark.parametrize(
@@ -177,10 +185,11 @@ def test_a_study_is_run_once(tmp_path):
         (["--models", "mambo"], "--models: got mambo; expected some of linear_cde, rnn, s4, mamba"),
         (["--lengths", "13"], "--lengths: got 13; expected some of 3, 4"),
         (["--jobs", "0"], "--jobs: got 0; expected at least 1"),
-        (["--seeds", "-1"], "--seeds: got -1; expected 0 or more"),
+        (["--seeds", "-1"], "--seeds: got -1; expected a whole number, 0 or more"),
         (["width", "--scale", "small"], "got width; expected some of figure1, figure2"),
         (["--", "task.length=5"], "after --: got task.length=5; expected settings that all cells"),
         (["--", "hydra.run.dir=x"], "after --: got hydra.run.dir=x; expected settings that all"),
+        (["--lengths", "x"], "--lengths: got x; expected a whole number, 0 or more"),
         (["--", "-m"], "after --: got -m; expected overrides such as train.steps=9"),
     ],
 )
@@ -204,34 +213,61 @@ def test_lengths_are_of_figure_2(jobs, capsys):
     assert "--lengths: expected figure2" in capsys.readouterr().err
 
 
-def listed(folder, capsys, *more):
+def test_in_the_folder_of_the_paper_a_run_has_its_settings(jobs, capsys):
+    import reproduce
+
+    command = ["figure2", "--dry-run", "--models", "rnn", "--lengths", "3", "--seeds", "0", "--"]
+    assert reproduce.main([*command, "model.d_model=8"]) == 2
+    said = capsys.readouterr().err
+    assert "after --: got model.d_model=8; expected what a cell leaves open, train.steps," in said
+    assert reproduce.main([*command, "train.evaluate_every=5000", "logger=local"]) == 0
+
+
+def test_an_ignored_signal_stays_ignored(jobs, tmp_path):
+    """SIGHUP is, under nohup."""
+    from reproducing.launch import Launcher
+
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Launcher(tmp_path, False, [], show=False)._stopping():
+            assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+            assert callable(signal.getsignal(signal.SIGTERM))
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def listed(folder, capsys, overrides=()):
     """The dry run of Mamba on two seeds in a folder: its code, and what it says."""
     import reproduce
 
     line = ["figure2", "--models", "mamba", "--lengths", "3", "4", "--seeds", "0", "1"]
-    code = reproduce.main([*line, *more, "--dry-run", "--results", str(folder)])
+    line += ["--dry-run", "--results", str(folder)]
+    code = reproduce.main([*line, "--", *overrides] if overrides else line)
     captured = capsys.readouterr()
     return code, captured.out + captured.err
 
 
 PASS, FAIL = [(0, 0.1), (50, 0.95)], [(0, 0.1), (50, 0.5)]
+MAMBA = ("figure2/mamba", "task.length=3")
 
 
 def test_what_is_there_decides_what_comes_next(jobs, tmp_path, capsys):
     folder = tmp_path / "figure2"
     (folder / "mamba-3-depth1-seeds0_1").mkdir(parents=True)  # of a run that failed at once
     assert listed(tmp_path, capsys) == (0, "figure2 mamba: mamba-3-depth1-seeds0_1\n")
-    write_run(folder / "sweep", {0: PASS, 1: FAIL})
+    write_experiment(folder / "sweep", {0: PASS, 1: FAIL}, *MAMBA)
     assert listed(tmp_path, capsys) == (0, "figure2 mamba: mamba-3-depth2-seeds1\n")
-    write_run(folder / "begun", {1: [(0, 0.1)], 2: [(0, 0.1)]}, depth=2, finished=False)
+    begun = {1: [(0, 0.1)], 2: [(0, 0.1)]}
+    write_experiment(folder / "begun", begun, *MAMBA, "model.depth=2", finished=False)
     assert listed(tmp_path, capsys) == (0, "figure2 mamba: mamba-3-depth2-seeds1_2\n")
-    write_run(folder / "other", {2: PASS}, depth=2)
+    write_experiment(folder / "other", {2: PASS}, *MAMBA, "model.depth=2")
     code, said = listed(tmp_path, capsys)
     assert (code, "seed 2 is finished in" in said) == (1, True)
 
 
 def test_a_seed_that_is_not_finite_has_failed_at_its_depth(jobs, tmp_path, capsys):
-    write_run(tmp_path / "figure2" / "a", {0: [(0, 0.1)], 1: PASS}, failed={0: 33})
+    curves = {0: [(0, 0.1)], 1: PASS}
+    write_experiment(tmp_path / "figure2" / "a", curves, *MAMBA, failed={0: 33})
     assert listed(tmp_path, capsys) == (0, "figure2 mamba: mamba-3-depth2-seeds0\n")
 
 
@@ -239,16 +275,25 @@ def test_runs_of_another_scale_are_refused(jobs, tmp_path, capsys):
     write_run(tmp_path / "figure2" / "a", {0: PASS, 1: PASS}, group="S3", preset="small")
     code, said = listed(tmp_path, capsys)
     assert code == 2
-    assert "preset: got 'small'; expected 'figure2'; is --scale or --results right?" in said
+    assert "preset: got 'small'; expected 'figure2'; are --scale, --results" in said
 
 
 def test_a_finished_run_that_does_not_decide_is_named(jobs, tmp_path, capsys):
     """It stopped at a lower threshold than the figure's."""
     directory = tmp_path / "figure2" / "mamba-3-depth1-seeds0_1"
-    write_run(directory, {0: [(0, 0.1), (50, 0.7)], 1: [(0, 0.1), (50, 0.7)]}, stop_at=0.6)
+    curves = {0: [(0, 0.1), (50, 0.7)], 1: [(0, 0.1), (50, 0.7)]}
+    write_experiment(directory, curves, *MAMBA, changes={"train.stop_at": 0.6})
     code, said = listed(tmp_path, capsys)
     assert code == 1
     assert f"{directory}: this finished run does not tell" in said
+
+
+def test_a_seed_that_ended_sooner_than_now_asked_goes_on(jobs, tmp_path, capsys):
+    folder, early = tmp_path / "figure2", {"train.steps": 50}
+    write_experiment(folder / "a", {0: FAIL, 1: PASS}, *MAMBA, changes=early)
+    assert listed(tmp_path, capsys) == (0, "figure2 mamba: mamba-3-depth1-seeds0_1\n")
+    code, said = listed(tmp_path, capsys, overrides=["train.steps=50"])
+    assert (code, said) == (0, "figure2 mamba: mamba-3-depth2-seeds0\n")
 
 
 def test_a_run_that_another_process_has_is_left_to_it(jobs, tmp_path, capsys):
@@ -284,7 +329,7 @@ def test_a_signal_leaves_a_checkpoint_and_the_same_command_goes_on(tmp_path):
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 75, output.decode()
-    listed = reproduce(*command, "--dry-run")
+    listed = reproduce(*command, "--dry-run", *settings)
     assert listed.stdout == "figure2 rnn: rnn-3-depth1-seeds0\n"
     done = reproduce(*command, *settings)
     assert done.returncode == 0, done.stderr

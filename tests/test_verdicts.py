@@ -79,8 +79,11 @@ def test_a_seed_that_failed_differs(verdicts, tmp_path):
     curves = {0: [(20, 0.5), (100, 0.3)], 1: [(20, 0.5)]}
     group = group_of(tmp_path, curves, dimension=2, failed={1: 33})
     row = verdicts.compare_curve(CURVE, group)
-    assert (row.verdict, row.step) == ("differs", 20)
+    assert (row.verdict, row.step, row.ours, row.seeds) == ("differs", 100, 0.3, 1)
     assert "seed 1 failed after 33 steps" in row.note
+    group = group_of(tmp_path / "b", {0: [(20, math.nan)]}, dimension=2, failed={0: 20})
+    row = verdicts.compare_curve(CURVE, group)
+    assert (row.verdict, row.step, row.ours, row.seeds) == ("differs", 990, None, 0)
 
 
 def test_features_without_training_have_no_step(verdicts, tmp_path):
@@ -97,15 +100,19 @@ def fail(last=990_000):
 PASS = [(0, 0.1), (10_000, 0.91)]
 
 
-def depth_row(verdicts, folder, runs, *, blocks, length=5, deepest=4):
-    """Compares runs, {(length, depth): curves}, with a published cell."""
+def depth_row(verdicts, folder, runs, *, blocks, length=5, deepest=4, lengths=None):
+    """Compares runs, {(length, depth): curves}, with a published cell.
+
+    The lengths of the procedure are those of the runs, and this one, if none are given.
+    """
     for (size, depth), curves in runs.items():
         write_run(folder / f"{size}-{depth}", curves, length=size, depth=depth)
     steps = None if blocks == math.inf else 10_000
     row = PublishedDepth(
         f"mamba-{length}", "mamba", length, float(blocks), steps, deepest, 0.9, 990_000
     )
-    return verdicts.compare_depth(row, merge(read_runs([folder])) if runs else [])
+    lengths = lengths or sorted({length, *(k for k, _ in runs)})
+    return verdicts.compare_depth(row, merge(read_runs([folder])) if runs else [], lengths)
 
 
 NONE = math.inf
@@ -145,7 +152,7 @@ ONE_TO_THREE = {(5, 1): {0: PASS, 1: fail()}, (5, 2): {1: fail()}, (5, 3): {1: P
         ({(4, 1): {0: fail()}, (5, 2): {0: PASS}}, 2, "not run", 2, NONE),
         ({(4, 1): {0: fail()}, (4, 2): {0: PASS}, (5, 2): {0: PASS}}, 2, "agrees", 2, 2),
         ({(6, 1): {0: fail()}, (5, 2): {0: PASS}}, 2, "not run", 1, 2),
-        ({(4, 1): {1: fail()}, (5, 2): {0: PASS}}, 2, "not run", 1, 2),
+        ({(4, 1): {1: fail()}, (5, 2): {0: PASS}}, 2, "not run", 1, NONE),
         ({(4, d): {0: fail()} for d in (1, 2, 3, 4)}, NONE, "agrees", NONE, NONE),
         ({(4, d): {0: fail()} for d in (1, 2, 3)}, NONE, "not run", None, None),
     ],
@@ -163,7 +170,7 @@ def test_what_a_depth_row_says(verdicts, tmp_path):
     runs = {(5, 1): {0: PASS, 1: fail(20)}}
     row = depth_row(verdicts, tmp_path / "b", runs, blocks=2)
     assert (row.ours, row.verdict) == (None, "not run")
-    assert row.note == "undecided; bounds: a depth not run, or stopped before step 990,000"
+    assert row.note == "undecided; bounds: a cell not run, or stopped before step 990,000"
     row = depth_row(verdicts, tmp_path / "c", {(5, 1): {0: fail()}}, blocks=1, deepest=1)
     assert (row.ours, row.ours_min, row.verdict) == (None, math.inf, "differs")
     row = depth_row(verdicts, tmp_path / "d", {(4, 1): {0: fail()}}, blocks=NONE, deepest=1)
@@ -173,4 +180,18 @@ def test_what_a_depth_row_says(verdicts, tmp_path):
 def test_a_seed_that_failed_does_not_pass(verdicts, tmp_path):
     write_run(tmp_path, {0: [(0, 0.1)]}, length=5, failed={0: 12})
     row = PublishedDepth("mamba-5", "mamba", 5, 1.0, 10_000, 4, 0.9, 990_000)
-    assert verdicts.compare_depth(row, merge(read_runs([tmp_path]))).verdict == "differs"
+    assert verdicts.compare_depth(row, merge(read_runs([tmp_path])), [5]).verdict == "differs"
+
+
+def test_a_shorter_length_that_was_not_run_may_have_dropped_the_depth(verdicts, tmp_path):
+    runs = {(3, 1): {0: PASS}, (5, 1): {0: PASS}}
+    row = depth_row(verdicts, tmp_path / "a", runs, blocks=1, lengths=[3, 4, 5])
+    assert (row.verdict, row.ours_min, row.ours_max) == ("not run", 1, NONE)
+    row = depth_row(verdicts, tmp_path / "a", runs, blocks=1, lengths=[3, 5])
+    assert (row.verdict, row.ours_min, row.ours_max) == ("agrees", 1, 1)
+
+
+def test_what_passes_after_the_last_published_evaluation_has_failed(verdicts, tmp_path):
+    late = [(0, 0.1), (990_000, 0.5), (1_000_000, 0.95)]
+    row = depth_row(verdicts, tmp_path, {(5, 1): {0: late}}, blocks=1)
+    assert (row.verdict, row.ours_min, row.median_steps) == ("differs", 2, None)

@@ -1,44 +1,31 @@
 """The runs that are of a figure of the paper, and what tables say of a cell."""
 
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from experiments.records import Group, merge, read_runs
-
-TASKS = {"figure1": ("area", "volume"), "figure2": ("A5",)}
+from comparing.settings import check_settings, prescribed
+from experiments.records import Group, merge, read_run, runs_below
 
 
 def paper_groups(results: Path, figure: str) -> list[Group]:
-    """The cells below `results/<figure>`; none if there is no such folder.
+    """The cells below `results/<figure>`; none if nothing was run.
 
     Raises:
-        ValueError: for a run that was not made with the experiment's settings, and as `read_runs`.
+        ValueError: for a run that was not made with the experiment's settings; and as `read_run`
+            and `merge`.
     """
     folder = results / figure
-    runs = read_runs([folder]) if folder.is_dir() else []
+    runs = [read_run(path) for path in (runs_below(folder) if folder.is_dir() else ())]
     for run in runs:
         if run.preset != figure:
             raise ValueError(f"{run.source}: preset: got {run.preset!r}; expected {figure!r}")
+        try:
+            wanted = prescribed(figure, run.cell)
+        except ValueError as error:
+            raise ValueError(f"{run.source}: {error}") from error
+        check_settings(run, wanted)
     return merge(runs)
-
-
-def of_figure(groups: Iterable[Group], figure: str) -> list[Group]:
-    """The groups of a figure's tasks.
-
-    Raises:
-        ValueError: if two differ in their width alone, which the paper's cells do not have.
-    """
-    found: dict[tuple[object, ...], Group] = {}
-    for group in groups:
-        cell = group.cell
-        if cell.task in TASKS[figure]:
-            key = (cell.task, cell.size, cell.model, cell.depth, cell.nonlinear)
-            other = found.setdefault(key, group)
-            if other is not group:
-                sources = f"{other.runs[0].source} and {group.runs[0].source}"
-                raise ValueError(f"{sources}: expected one width, got two for {cell}")
-    return list(found.values())
 
 
 def settings_note(group: Group) -> str:

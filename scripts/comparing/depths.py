@@ -46,6 +46,7 @@ def minimum_depths(
     threshold: float | None = None,
     last_step: int | None = None,
     seeds: Iterable[int] | None = None,
+    lengths: Iterable[int] | None = None,
 ) -> list[Depth]:
     """Each seed's minimum depth at a length.
 
@@ -54,10 +55,13 @@ def minimum_depths(
         length: of the sequences.
         deepest: the most blocks that count.
         threshold: to pass; that of each run if None.
-        last_step: a seed that comes so far without passing fails; the end of its run if None,
-            unless it stopped there for passing another threshold.
+        last_step: a seed that comes so far without passing fails, and what it passes later does
+            not count; the end of its run if None, unless it stopped there for passing another
+            threshold.
         seeds: to tell of; if None, those that were run at this length, or of which every depth
             failed at shorter ones.
+        lengths: of the procedure, which goes through those below `length` first; if None, those
+            at which a seed was run.
 
     Raises:
         ValueError: for a seed twice at a length and depth, in models of two widths.
@@ -72,7 +76,12 @@ def minimum_depths(
                     raise ValueError(f"{run.source}: seed {seed.seed} of {group.cell} twice")
                 at[key] = outcome(seed, limit, last_step)
     asked = sorted(found if seeds is None else set(seeds))
-    depths = [_minimum_depth(seed, found.get(seed, {}), length, deepest) for seed in asked]
+    depths = []
+    for number in asked:
+        of_seed = found.get(number, {})
+        every = {k for k, _ in of_seed} if lengths is None else set(lengths)
+        shorter = sorted(k for k in every if k < length)
+        depths.append(_minimum_depth(number, of_seed, shorter, length, deepest))
     if seeds is not None:
         return depths
     return [d for d in depths if d.least == math.inf or any(k == length for k, _ in found[d.seed])]
@@ -87,7 +96,8 @@ def deepest_tried(groups: Sequence[Group]) -> int:
 
 def outcome(seed: SeedResult, threshold: float | None, last_step: int | None) -> Outcome:
     """What became of a seed; see `minimum_depths` for the arguments."""
-    step = first_past(seed.curve, threshold, "accuracy")
+    curve = [(k, value) for k, value in seed.curve if last_step is None or k <= last_step]
+    step = first_past(curve, threshold, "accuracy")
     if step is not None:
         return Outcome(True, step)
     ended = seed.state == "finished" and seed.steps_to_threshold is None
@@ -97,13 +107,16 @@ def outcome(seed: SeedResult, threshold: float | None, last_step: int | None) ->
 
 
 def _minimum_depth(
-    seed: int, at: Mapping[tuple[int, int], Outcome], length: int, deepest: int
+    seed: int,
+    at: Mapping[tuple[int, int], Outcome],
+    shorter: Sequence[int],
+    length: int,
+    deepest: int,
 ) -> Depth:
     """From one seed's outcomes by (length, depth)."""
     where = {1}  # the depths at which the procedure may have come to a length; deepest + 1 is none
-    for shorter in sorted({size for size, _ in at if size < length}):
-        where = _advance(where, at, shorter, deepest)
-    where = _advance(where, at, length, deepest)
+    for size in [*shorter, length]:
+        where = _advance(where, at, size, deepest)
     least, most = (math.inf if d > deepest else d for d in (min(where), max(where)))
     return Depth(seed, least, most, None if most == math.inf else at[length, int(most)].steps)
 

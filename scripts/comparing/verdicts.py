@@ -3,15 +3,15 @@
 - Figure 1, a range over five runs: `agrees` if the mean of our seeds lies in the published range,
   widened on both sides by its own width. Training that stopped earlier is compared at the last
   published step that all our seeds reached, and the note says so. A seed that failed has no RMSE:
-  `differs`.
+  the others are shown, and the verdict is `differs`.
 - Figure 2, one run: `agrees` if the published minimum depth is between the least and the greatest
   of our seeds' minimum depths. A seed's minimum depth is the fewest blocks with which it passes the
   threshold; "none", of a seed that fails at every depth, is greater than any number. A depth that
   fails at a length is not tried at longer ones, as in the paper, and counts as failed there. So one
   seed must have the published depth itself, and several must not all be on one side of it. Steps
   to pass are shown, not judged.
-- `not run`: nothing was run, or not what would decide: where a depth was left out or stopped
-  before the last published evaluation, only what holds either way is a verdict.
+- `not run`: nothing was run, or not what would decide: where a depth, or a shorter length, was left
+  out or stopped before the last published evaluation, only what holds either way is a verdict.
 """
 
 import math
@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from comparing.cells import middle_and_range, of_figure, paper_groups, settings_note
+from comparing.cells import middle_and_range, paper_groups, settings_note
 from comparing.depths import Depth, minimum_depths, outcome
 from experiments.published import (
     PublishedCurve,
@@ -81,12 +81,12 @@ def compare_published(results: Path) -> Comparison:
     """The paper's cells beside the runs of a folder of results.
 
     Raises:
-        ValueError: for damaged files, and as `paper_groups` and `of_figure`.
+        ValueError: for damaged files, and as `paper_groups`.
     """
     curves = read_figure1(results / "published" / "figure1.csv")
     depths = read_figure2(results / "published" / "figure2.csv")
-    all1, all2 = paper_groups(results, "figure1"), paper_groups(results, "figure2")
-    ours1, ours2 = of_figure(all1, "figure1"), of_figure(all2, "figure2")
+    ours1, ours2 = paper_groups(results, "figure1"), paper_groups(results, "figure2")
+    lengths = sorted({row.length for row in depths})
     known = [g for g in ours1 if any(_is_of_curve(g, row) for row in curves)]
     known += [g for g in ours2 if any(_is_of_depth(g, row) for row in depths)]
     return Comparison(
@@ -94,8 +94,11 @@ def compare_published(results: Path) -> Comparison:
             compare_curve(row, next((g for g in ours1 if _is_of_curve(g, row)), None))
             for row in curves
         ],
-        [compare_depth(row, [g for g in ours2 if g.cell.model == row.model]) for row in depths],
-        [str(group.cell) for group in [*all1, *all2] if group not in known],
+        [
+            compare_depth(row, [g for g in ours2 if g.cell.model == row.model], lengths)
+            for row in depths
+        ],
+        [str(group.cell) for group in [*ours1, *ours2] if group not in known],
     )
 
 
@@ -114,12 +117,13 @@ def compare_curve(row: PublishedCurve, group: Group | None) -> CurveRow:
     """A cell of Figure 1 with its verdict; the module's text has the rule."""
     seeds = [] if group is None else group.seeds
     last = max((step for step in row.at if step is not None), default=None)
-    step, values = _common_step(row, seeds)
+    failed = [s for s in seeds if s.state == "failed"]
+    whole = [s for s in seeds if s.state != "failed"]
+    step, values = _common_step(row, whole)
     if not values:
         step = last
     published = row.at[step]
     mean, low, high = middle_and_range(values)
-    failed = [s for s in seeds if s.state == "failed"]
     notes = [] if group is None else [settings_note(group)]
     notes += [f"seed {s.seed} failed after {s.steps:,} steps" for s in failed]
     verdict = "not run"
@@ -131,8 +135,8 @@ def compare_curve(row: PublishedCurve, group: Group | None) -> CurveRow:
         notes.append(f"{side} the published range" if side else "")
     if step != last:
         notes.append(f"compared at step {step:,}: ours stop before the last published, {last:,}")
-    if len(values) < len(seeds) and not failed:
-        notes.append(f"{len(seeds) - len(values)} seed(s) not yet at a published step")
+    if len(values) < len(whole):
+        notes.append(f"{len(whole) - len(values)} seed(s) not yet at a published step")
     if unfinished := sum(s.state == "unfinished" for s in seeds):
         notes.append(f"{unfinished} of {len(seeds)} seed(s) unfinished")
     return CurveRow(
@@ -178,14 +182,19 @@ def outside(mean: float, published: Spread) -> str:
     return "" if mean <= high + width + slack else "above"
 
 
-def compare_depth(row: PublishedDepth, groups: Sequence[Group]) -> DepthRow:
-    """A cell of Figure 2, and all groups of its model, with its verdict."""
-    depths = minimum_depths(groups, row.length, row.deepest, row.threshold, row.last_step)
+def compare_depth(row: PublishedDepth, groups: Sequence[Group], lengths: Sequence[int]) -> DepthRow:
+    """A cell of Figure 2, and all groups of its model, with its verdict.
+
+    Arguments:
+        lengths: of the procedure.
+    """
+    limits = (row.length, row.deepest, row.threshold, row.last_step)
+    depths = minimum_depths(groups, *limits, lengths=lengths)
     here = [group for group in groups if group.cell.size == row.length]
     verdict, reason = _judge(row.blocks, depths)
     notes = [*map(settings_note, here), reason]
     if not all(d.known for d in depths):
-        notes.append(f"bounds: a depth not run, or stopped before step {row.last_step:,}")
+        notes.append(f"bounds: a cell not run, or stopped before step {row.last_step:,}")
     if depths and not here:
         notes.append("every depth failed at shorter lengths")
     known = bool(depths) and all(d.known and d.most < math.inf for d in depths)

@@ -9,11 +9,13 @@ from matplotlib.lines import Line2D
 
 from drawing.results import Results
 from drawing.style import (
+    COLUMN,
     FAINT,
     FONTS,
     error_bars,
     in_order,
     label_of,
+    line_of,
     marker_of,
     model_style,
     sample,
@@ -34,9 +36,12 @@ def draw_figure1(results: Results) -> Figure:
     dimensions = [dimension for dimension in PANELS if dimension in found]
     with plt.rc_context(FONTS):
         figure, axes = plt.subplots(
-            1, len(dimensions), figsize=(7, 3.7), layout="constrained", squeeze=False
+            len(dimensions),
+            figsize=(COLUMN, 1.1 + 2.4 * len(dimensions)),
+            layout="constrained",
+            squeeze=False,
         )
-        for panel, dimension in zip(axes[0], dimensions, strict=True):
+        for panel, dimension in zip(axes[:, 0], dimensions, strict=True):
             curves = [c for c in results.curves if c.dimension == dimension]
             groups = [g for g in results.groups if g.cell.size == dimension]
             for curve in curves:
@@ -48,8 +53,8 @@ def draw_figure1(results: Results) -> Figure:
             for zero in zeros[:1]:
                 panel.axhline(zero, color="black", linestyle="--", linewidth=1, label="zero")
             panel.set(title=PANELS[dimension], xlabel="training steps", xscale="log", yscale="log")
-        axes[0, 0].set_ylabel("validation RMSE")
-        figure.legend(handles=_legend(results), loc="outside lower center", ncols=4, frameon=False)
+            panel.set_ylabel("validation RMSE")
+        figure.legend(handles=_legend(results), loc="outside lower center", ncols=2, frameon=False)
     return figure
 
 
@@ -70,9 +75,10 @@ def _draw_ours(axes: Axes, group: Group) -> None:
     steps = sorted(at)
     marker = marker_of(cell.depth, cell.nonlinear)
     means = [statistics.fmean(at[step]) for step in steps]
-    axes.plot(steps, means, color=colour, marker=marker, markevery=0.1, label=label)
+    line = {"linestyle": line_of(cell.model), "marker": marker, "markevery": 0.1}
+    axes.plot(steps, means, color=colour, label=label, **line)
     low, high = [min(at[step]) for step in steps], [max(at[step]) for step in steps]
-    axes.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0, label=label)
+    axes.fill_between(steps, low, high, color=colour, alpha=0.12, linewidth=0, label=label)
 
 
 def _draw_published(axes: Axes, curve: PublishedCurve) -> None:
@@ -91,6 +97,7 @@ def _draw_published(axes: Axes, curve: PublishedCurve) -> None:
         alpha=FAINT,
         marker=marker_of(curve.depth, curve.nonlinear),
         markerfacecolor="none",
+        linestyle=line_of(curve.model),
         linewidth=0.8,
         label=label,
     )
@@ -113,7 +120,7 @@ def _legend(results: Results) -> list[Line2D]:
     handles = []
     for model in in_order(model for model, _, _, random in drawn if not random):
         name, colour = model_style(model)
-        handles.append(sample(name, color=colour, linewidth=3))
+        handles.append(sample(name, color=colour, linewidth=2, linestyle=line_of(model)))
     for depth, nonlinear in sorted({(d, n) for _, d, n, random in drawn if not random}):
         kind = f"depth {depth}, {'nonlinear' if nonlinear else 'linear'}"
         handles.append(sample(kind, marker=marker_of(depth, nonlinear), linestyle="none"))

@@ -1,10 +1,12 @@
 """What a folder of results has for one of the paper's figures."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from comparing.cells import TASKS, of_figure, paper_groups
+from comparing.cells import paper_groups
+from comparing.settings import TASKS
 
+from experiments.cells import Cell
 from experiments.published import PublishedCurve, PublishedDepth, read_figure1, read_figure2
 from experiments.records import Group, merge, read_runs
 
@@ -35,18 +37,29 @@ def read_results(folder: Path, figure: str) -> Results:
         return Results(_study(merge(runs), folder, figure), [], [])
     table = folder / "published" / f"{figure}.csv"
     return Results(
-        of_figure(paper_groups(folder, figure), figure),
+        paper_groups(folder, figure),
         read_figure1(table) if figure == "figure1" else [],
         read_figure2(table) if figure == "figure2" else [],
     )
 
 
 def _study(groups: list[Group], folder: Path, figure: str) -> list[Group]:
-    """Those of a figure, in a study of another size; of Figure 2, with any one word problem."""
+    """Those of a figure, in a study of another size; of Figure 2, with any one word problem.
+
+    Raises:
+        ValueError: if there are none, or, of Figure 1, two that differ in their width alone.
+    """
     if figure == "figure1":
-        found = of_figure(groups, figure)
+        tasks = sorted(TASKS.values())
+        found = [group for group in groups if group.cell.task in tasks]
         if not found:
-            raise ValueError(f"{folder}: no run of {' or '.join(TASKS[figure])}")
+            raise ValueError(f"{folder}: no run of {' or '.join(tasks)}")
+        curves: dict[Cell, Group] = {}
+        for group in found:
+            other = curves.setdefault(replace(group.cell, width=0), group)
+            if other is not group:
+                sources = f"{other.runs[0].source} and {group.runs[0].source}"
+                raise ValueError(f"{sources}: expected one width, got two for {group.cell}")
         return found
     found = [group for group in groups if group.runs[0].metric == "accuracy"]
     tasks = sorted({group.cell.task for group in found})

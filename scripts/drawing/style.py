@@ -21,6 +21,8 @@ MODELS = {
     "mamba": ("Mamba", "#0072B2"),
     "transformer": ("Transformer", "#56B4E9"),
 }
+DASHED = {"s5": (0, (3, 1.5))}  # where two models may lie upon one another
+COLUMN = 3.5  # inches: the width of a column of text, at which figures are readable
 MARKERS = "os^Dv<>P"  # by depth: 1, 2, …
 NONLINEAR = "*"
 FAINT = 0.35
@@ -41,6 +43,11 @@ FONTS: Any = {
 def model_style(model: str) -> tuple[str, str]:
     """A model's name for readers, and its colour."""
     return MODELS.get(model, (model, "#000000"))
+
+
+def line_of(model: str) -> Any:
+    """The style of a model's lines."""
+    return DASHED.get(model, "-")
 
 
 def in_order(models: Iterable[str]) -> list[str]:

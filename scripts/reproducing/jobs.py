@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import final
 
 from comparing.depths import minimum_depths
+from comparing.settings import TASKS, cell_overrides
 
 from experiments.cells import Cell
 from experiments.published import read_figure1, read_figure2
 from experiments.records import Group
 
-TASKS = {2: "area", 3: "volume"}  # by dimension
 WIDTHS = (16, 32, 64, 128, 256, 512)
 
 
@@ -56,12 +56,8 @@ class Job:
 
     def overrides(self, figure: str) -> list[str]:
         """The settings that make a run this cell, as on the command line."""
-        chosen = [f"model.depth={self.depth}", f"seeds=[{','.join(map(str, self.seeds))}]"]
-        if figure == "figure2":
-            return [f"task.length={self.size}", *chosen]
-        chosen += ["model.activation=gelu"] if self.nonlinear else []
-        chosen += [] if self.width is None else [f"model.d_model={self.width}", "published=null"]
-        return [f"task={TASKS[self.size]}", *chosen]
+        chosen = cell_overrides(figure, self.size, self.depth, self.nonlinear, self.width)
+        return [*chosen, f"seeds=[{','.join(map(str, self.seeds))}]"]
 
 
 class AbstractChain(abc.ABC):
@@ -72,7 +68,7 @@ class AbstractChain(abc.ABC):
 
     @abc.abstractmethod
     def next(self, groups: Sequence[Group]) -> Job | None:
-        """The next job, given the finished runs of the model; None when all is done."""
+        """The next job, given the runs of the model; None when all is done."""
 
 
 @final
@@ -87,7 +83,8 @@ class Curves(AbstractChain):
     def next(self, groups: Sequence[Group]) -> Job | None:
         for cell in self.cells:
             here = [g for g in groups if g.cell.task == TASKS[cell.size] and cell.is_of(g.cell)]
-            done = {seed.seed for group in here for seed in group.seeds}
+            ended = [s for group in here for s in group.seeds if s.state != "unfinished"]
+            done = {seed.seed for seed in ended}
             if missing := tuple(seed for seed in cell.seeds if seed not in done):
                 return replace(cell, seeds=missing)
         return None
@@ -100,7 +97,6 @@ class Depths(AbstractChain):
 
     Through the lengths in order: the fewest blocks first, until the seed passes the threshold. A
     depth that fails is not tried at longer lengths. Seeds that are at the same depth share a run.
-    Runs of other lengths tell nothing.
     """
 
     figure: str
@@ -111,9 +107,9 @@ class Depths(AbstractChain):
     seeds: Sequence[int]
 
     def next(self, groups: Sequence[Group]) -> Job | None:
-        ours = [group for group in groups if group.cell.size in self.lengths]
+        limits = (self.deepest, self.threshold)
         for length in self.lengths:
-            depths = minimum_depths(ours, length, self.deepest, self.threshold, seeds=self.seeds)
+            depths = minimum_depths(groups, length, *limits, seeds=self.seeds, lengths=self.lengths)
             if unknown := [depth for depth in depths if not depth.known]:
                 least = int(min(depth.least for depth in unknown))
                 seeds = tuple(depth.seed for depth in unknown if depth.least == least)

@@ -5,15 +5,17 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from comparing.settings import check_settings, prescribed
+
 from experiments.errors import Interrupted
-from experiments.records import RunResult, merge, read_run, runs_below
+from experiments.records import RunResult, SeedResult, merge, read_run, runs_below
 from experiments.rundir import is_running
 from reproducing.jobs import AbstractChain, Job
 
@@ -58,7 +60,6 @@ class Launcher:
 
         Raises:
             Interrupted: if a signal came.
-            ValueError, OSError: for damaged files.
         """
         with self._stopping(), ThreadPoolExecutor(at_a_time) as pool:
             errors = list(pool.map(self._go_through, chains))
@@ -69,27 +70,30 @@ class Launcher:
     def next(self, chain: AbstractChain) -> tuple[Job, Path] | None:
         """A chain's next job and its directory; None when all is done.
 
-        A job that was begun keeps its directory and the seeds that it was begun with.
+        A job that was begun keeps its directory and the seeds that it was begun with, and so does
+        one that ended, undecided, with fewer steps than a run has now.
 
         Raises:
             JobError: if a run that is there is in the way; it names the run.
+            ValueError, OSError: for damaged files.
         """
         runs = self._runs(chain)
         begun = [run for run in runs if any(s.state == "unfinished" for s in run.seeds)]
-        ended = [run for run in runs if run not in begun]
+        ended = [self._reopened(chain, run) for run in runs if run not in begun]
+        short = [run for run in ended if run not in runs]
         job = chain.next(merge(ended))
         if job is None:
             return None
-        directory = self.folder / chain.figure / job.name
-        for run in begun:
+        directory, goes_on = self.folder / chain.figure / job.name, False
+        for run in [*begun, *short]:
             seeds = tuple(seed.seed for seed in run.seeds)
             if job.is_of(run.cell) and set(seeds) & set(job.seeds):
-                self._check_begun(run, ended)
-                job, directory = replace(job, seeds=seeds), Path(run.source)
+                self._check_begun(run, [other for other in ended if other is not run])
+                job, directory, goes_on = replace(job, seeds=seeds), Path(run.source), True
                 break
         if is_running(directory):
             raise JobError(f"{directory}: another process is running it; wait for that")
-        if (directory / "summary.json").exists():
+        if (directory / "summary.json").exists() and not goes_on:
             raise JobError(
                 f"{directory}: this finished run does not tell what became of {job.name}; expected "
                 "another run there, or other overrides after --"
@@ -101,14 +105,36 @@ class Launcher:
         folder = self.folder / chain.figure
         preset = "small" if self.small else self._experiment(chain.figure)
         found = [read_run(path) for path in (runs_below(folder) if folder.is_dir() else ())]
-        for run in found:
-            if run.preset != preset:
-                raise JobError(
-                    f"{run.source}: preset: got {run.preset!r}; expected {preset!r}; "
-                    "is --scale or --results right?",
-                    2,
-                )
-        return [run for run in found if run.cell.model == chain.model]
+        ours = [run for run in found if run.cell.model == chain.model]
+        try:
+            for run in found:
+                if run.preset != preset:
+                    raise ValueError(
+                        f"{run.source}: preset: got {run.preset!r}; expected {preset!r}"
+                    )
+            for run in ours:
+                check_settings(run, self._prescribed(chain, run))
+        except ValueError as error:
+            raise JobError(
+                f"{error}; are --scale, --results and what follows -- right?", 2
+            ) from error
+        return ours
+
+    def _prescribed(self, chain: AbstractChain, run: RunResult) -> Mapping[str, Any]:
+        """The settings that a run of the same cell would have now."""
+        return prescribed(chain.figure, run.cell, small=self.small, overrides=self.overrides)
+
+    def _reopened(self, chain: AbstractChain, run: RunResult) -> RunResult:
+        """A run that ended; what it left undecided is unfinished if a run has more steps now."""
+
+        def again(seed: SeedResult) -> SeedResult:
+            undecided = seed.state == "finished" and seed.steps_to_threshold is None
+            return replace(seed, state="unfinished") if undecided else seed
+
+        steps, trained = "train.steps", run.settings["procedure"] == "train"
+        if not trained or self._prescribed(chain, run)[steps] <= run.settings[steps]:
+            return run
+        return replace(run, seeds=tuple(map(again, run.seeds)))
 
     @staticmethod
     def _check_begun(run: RunResult, ended: Sequence[RunResult]) -> None:
@@ -143,9 +169,9 @@ class Launcher:
         try:
             while self._signal is None and (found := self.next(chain)) is not None:
                 self._run(chain.figure, *found)
-        except JobError as error:
+        except (JobError, ValueError, OSError) as error:
             _say(f"error: {error}", sys.stderr)
-            return error
+            return error if isinstance(error, JobError) else JobError(str(error), 2)
         return None
 
     def _run(self, figure: str, job: Job, directory: Path) -> None:
@@ -191,7 +217,9 @@ class Launcher:
             for process in list(self._running):
                 process.terminate()
 
-        before = {signum: signal.signal(signum, stop) for signum in SIGNALS}
+        # One that is ignored, such as SIGHUP under nohup, stays ignored.
+        heard = [signum for signum in SIGNALS if signal.getsignal(signum) != signal.SIG_IGN]
+        before = {signum: signal.signal(signum, stop) for signum in heard}
         try:
             yield
         finally:
