@@ -26,7 +26,7 @@ def batch_aware(
             axis of the batched arrays and of the result counts examples.
         static: how many leading arguments are hashable settings, not arrays.
         shared: how many arrays all examples share. Where a `vmap` batches one of these, such as a
-            `vmap` over models, it batches `function` as any other.
+            `vmap` over models, or has no example, it batches `function` as any other.
     """
 
     def alone(*arrays: jax.Array, settings: tuple[Any, ...]) -> jax.Array:
@@ -36,9 +36,9 @@ def batch_aware(
         return lambda *arrays: alone(*arrays, settings=settings)
 
     def batch(arrays, axes, *, settings):
-        if any(axis is not None for axis in axes[:shared]):
-            return jax.vmap(of_settings(settings), in_axes=axes)(*arrays), 0
         (size,) = {v.shape[i] for v, i in zip(arrays, axes, strict=True) if i is not None}
+        if size == 0 or any(axis is not None for axis in axes[:shared]):
+            return jax.vmap(of_settings(settings), in_axes=axes)(*arrays), 0
         examples = (
             jnp.broadcast_to(v, (size, *v.shape)) if axis is None else jnp.moveaxis(v, axis, 0)
             for v, axis in zip(arrays[shared:], axes[shared:], strict=True)
@@ -51,8 +51,15 @@ def batch_aware(
         return jax.core.ShapedArray(out.shape, out.dtype)
 
     def differentiate(primals, tangents, *, settings):
-        tangents = tuple(ad.instantiate_zeros(t) for t in tangents)
-        return jax.jvp(of_settings(settings), primals, tangents)
+        # Only what moves is differentiated: a zero tangent would be forward mode to a `custom_vjp`
+        # within that depends on nothing else, which has none.
+        moving = [i for i, tangent in enumerate(tangents) if not isinstance(tangent, ad.Zero)]
+
+        def of_moving(*values):
+            arrays = dict(enumerate(primals)) | dict(zip(moving, values, strict=True))
+            return alone(*arrays.values(), settings=settings)
+
+        return jax.jvp(of_moving, [primals[i] for i in moving], [tangents[i] for i in moving])
 
     primitive = Primitive(f"batch_aware_{function.__name__.strip('_')}")
     primitive.def_impl(jax.jit(alone, static_argnames="settings"))

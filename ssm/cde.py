@@ -313,7 +313,7 @@ def _phi1(m: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """(exp(m) − 1)/m elementwise, with its limit 1 and the right gradient at m = 0."""
     small = jnp.abs(m) < 1e-4
     safe = jnp.where(small, jnp.ones_like(m), m)
-    return jnp.where(small, 1 + m / 2 + m * m / 6, jnp.expm1(safe) / safe)
+    return jnp.where(small, 1 + m / 2 + m * m / 6 + m**3 / 24, jnp.expm1(safe) / safe)
 
 
 class Tsit5(AbstractPropagatingSolver):

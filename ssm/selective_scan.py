@@ -5,9 +5,9 @@
 for each of d_model channels, with d_state numbers of state a channel (Gu and Dao, 2023, §3). As a
 linear CDE: ω = ∫ Δ ds and ξ = ∫ Δ x ds, per channel.
 
-The states of a whole sequence, (length, d_model, d_state), are never stored: every form keeps the
-state at the boundaries of chunks and recomputes the rest in the backward pass. Which form is used
-is chosen here by the backend, and was chosen by measurement (docs/performance.md).
+The states of a sequence longer than a chunk, (length, d_model, d_state), are never stored: every
+form keeps the state at the boundaries of chunks and recomputes the rest in the backward pass. Which
+form is used is chosen here by the backend, and was chosen by measurement (docs/performance.md).
 """
 
 from typing import Literal, get_args
@@ -97,7 +97,8 @@ def selective_scan(
         chunk = LONG_CHUNK if x.shape[0] > LONG else CHUNK
     if chunk < 1:
         raise ValueError(f"chunk: got {chunk}; expected a positive number of steps")
-    runs = kernel_runs(x, delta, a, b, c, d)
+    arguments = (x, delta, a, b, c, d)
+    runs = kernel_runs(*arguments)
     if form is None:
         on_cpu = jax.default_backend() == "cpu"
         form = "kernel" if runs else "blocked" if on_cpu else "associative"
@@ -105,11 +106,14 @@ def selective_scan(
         raise ValueError(f"form: got {form!r}; expected one of {list(get_args(Form))}")
     if form == "kernel":
         if not runs:
+            got = ", ".join(f"{v.dtype}{list(v.shape)}" for v in arguments)
             raise ValueError(
-                f"form: got 'kernel' for {x.dtype} on {jax.devices()[0].device_kind}; it needs "
-                "float32 and an NVIDIA GPU of compute capability 8.0 or later"
+                f"form: got 'kernel' for {got} on {jax.devices()[0].device_kind}; it needs "
+                "float32, nothing empty, and an NVIDIA GPU of compute capability 8.0 or later"
             )
-        return selective_scan_kernel(x, delta, a, b, c, d)
+        return selective_scan_kernel(*arguments)
+    if x.size == 0 or a.size == 0:  # no step, channel or state
+        return d[None] * x
     if form == "blocked":
         return blocked_scan(x, delta, a, b, c, chunk=chunk) + d[None] * x
     return _scan_in_chunks(x, delta, a, b, c, chunk) + d[None] * x

@@ -32,8 +32,9 @@ STEP = 16_384
 STATES = 16
 """Most states of a channel in a block; the rest of STEP is examples."""
 
-WHOLE = 2**19
-"""A batch with at most this many numbers of state, over all positions, is one block, unrolled."""
+WHOLE, FEW = 2**19, 32
+"""A batch with at most this many numbers of state, over all positions, is one block; its steps are
+unrolled if they are so few."""
 
 
 class _Plan(NamedTuple):
@@ -48,7 +49,7 @@ class _Plan(NamedTuple):
 
     @property
     def unroll(self) -> bool:
-        return self.groups == self.blocks == self.chunks == 1
+        return self.groups == self.blocks == self.chunks == 1 and self.steps <= FEW
 
 
 def _plan(chunk: int, batch: int, length: int, d_model: int, d_state: int) -> _Plan:

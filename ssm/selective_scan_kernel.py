@@ -41,7 +41,7 @@ _LOG2_E = math.log2(math.e)
 
 
 def kernel_runs(*arguments: Array) -> bool:
-    """Whether `selective_scan_kernel` can run these arguments on the default device.
+    """Whether `selective_scan_kernel` can run these arguments on the default backend.
 
     It can on a CUDA GPU of compute capability 8.0 (Ampere) or later, if all arguments are float32
     and none is empty. Only shapes and dtypes are looked at, so the arguments may be traced.

@@ -22,15 +22,16 @@ product.defvjp(
 
 
 def scaled(power, matrix, z):
+    """`product` also of the matrix alone, which does not move where only z does."""
     calls.append(len(z))
-    return jnp.sin(product(matrix, z)) ** power
+    return jnp.sin(product(matrix, z) + jnp.trace(product(matrix, jnp.eye(2)))) ** power
 
 
 aware = batch_aware(scaled, static=1, shared=1)
 
 
 def plain(power, matrix, z):
-    return jnp.sin(z @ matrix) ** power
+    return jnp.sin(z @ matrix + jnp.trace(matrix)) ** power
 
 
 MATRIX = jnp.linspace(-1, 1, 6).reshape(2, 3)
@@ -58,6 +59,13 @@ TRANSFORMATIONS = {
     "grad of two vmaps": lambda f: jax.grad(lambda m: jnp.sum(jax.vmap(batched(f))(m)))(
         jnp.stack([MATRIX, 2 * MATRIX])
     ),
+    "grad of the batched alone": lambda f: jax.grad(lambda z: jnp.sum(f(2, MATRIX, z)))(Z[0]),
+    "grad of the batched": lambda f: jax.grad(
+        lambda z: jnp.sum(jax.vmap(lambda z: f(2, MATRIX, z))(z))
+    )(Z),
+    "grad of vmap of none": lambda f: jax.grad(
+        lambda m: jnp.sum(jax.vmap(lambda z: f(2, m, z))(Z[:0]))
+    )(MATRIX),
     "grad of map": lambda f: jax.grad(lambda m: jnp.sum(jax.lax.map(lambda z: f(2, m, z), Z)))(
         MATRIX
     ),

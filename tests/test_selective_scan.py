@@ -132,8 +132,18 @@ def test_a_batch_in_many_blocks(x64, small_blocks, shared):
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11)
 
 
+@pytest.mark.parametrize("form", ["blocked", "associative"])
+@pytest.mark.parametrize("sizes", [(0, 6, 4), (5, 0, 4), (5, 6, 0)], ids=str)
+def test_nothing_is_a_size_too(sizes, form):
+    arguments = make(*sizes, dtype=jnp.float32)
+    got = selective_scan(*arguments, form=form)
+    np.testing.assert_array_equal(got, selective_scan_sequential(*arguments))
+    none = jax.vmap(lambda x: selective_scan(x, *arguments[1:], form=form))(arguments[0][None][:0])
+    assert none.shape == (0, *sizes[:2])
+
+
 def test_the_kernel_is_refused_where_it_cannot_run():
-    with pytest.raises(ValueError, match="form: got 'kernel'"):
+    with pytest.raises(ValueError, match=r"form: got 'kernel' for float\d\d\[3, 6\], .* on "):
         selective_scan(
             *make(3, dtype=jnp.float64 if jax.config.jax_enable_x64 else jnp.float32), form="kernel"
         )

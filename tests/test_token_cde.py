@@ -41,6 +41,40 @@ def test_values_and_gradients_of_a_batch(x64, monkeypatch, batch, length, rows):
         np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-12)
 
 
+def test_every_argument_alone_has_its_gradient(x64):
+    """Without `jit`, with the others constant, and of tokens in a byte that has no room for 128."""
+    keys = jr.split(jr.key(0), 5)
+    arrays = {
+        "a": 0.3 * jr.normal(keys[0], (CHANNELS + 1, D_HIDDEN, D_HIDDEN)),
+        "b": jr.normal(keys[1], (D_HIDDEN, CHANNELS + 1)),
+        "z0": jr.normal(keys[2], (D_HIDDEN,)),
+        "table": jr.normal(keys[3], (128, CHANNELS)),
+        "times": jnp.linspace(0.1, 1, 5),
+    }
+    tokens = jnp.array([127, 0, 3, 127, 7], jnp.int8)
+    weights = jr.normal(keys[4], (5, D_HIDDEN))
+
+    def alone(*arrays, w=tokens):
+        return jnp.sum(weights * token_cde.euler_of_tokens(*arrays[:4], w, arrays[4], 0.5))
+
+    def batch(*arrays):  # with more tokens in all than there are entries
+        return jnp.mean(jax.vmap(lambda w: alone(*arrays, w=w))(jnp.stack([tokens] * 30)))
+
+    def loop(a, b, z0, table, times):
+        z, total = z0, 0.0
+        for i, w in enumerate(tokens):
+            u = jnp.concatenate([times[i, None], table[w]])
+            z = z + 0.5 * (jnp.tensordot(u, a, 1) @ z + b @ u)
+            total += jnp.sum(weights[i] * z)
+        return total
+
+    for ours in (alone, batch):
+        np.testing.assert_allclose(ours(*arrays.values()), loop(*arrays.values()), rtol=1e-12)
+        for i, name in enumerate(arrays):
+            got, want = (jax.grad(f, argnums=i)(*arrays.values()) for f in (ours, loop))
+            np.testing.assert_allclose(got, want, rtol=1e-10, atol=1e-12, err_msg=name)
+
+
 @pytest.mark.parametrize(
     "options",
     [
