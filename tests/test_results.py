@@ -1,5 +1,6 @@
 """The results that are kept: complete, drawn and quoted as they are."""
 
+import json
 import re
 import shlex
 import statistics
@@ -38,6 +39,23 @@ def test_a_quoted_table_is_what_the_command_prints(document, command, text, caps
 
     assert compare.main(shlex.split(command)[1:]) == 0
     assert capsys.readouterr().out == text, f"{document}: quote it anew"
+
+
+def test_every_table_of_times_is_of_a_record(capsys):
+    """Each line of docs/performance.md's tables is printed of a file in results/benchmarks."""
+    from benchmarks.harness import show
+
+    for path in sorted((ROOT / "results" / "benchmarks").glob("*.json")):
+        found = json.loads(path.read_text(encoding="utf-8"))["rows"]
+        for name in dict.fromkeys(row["benchmark"] for row in found):
+            show([row for row in found if row["benchmark"] == name])
+    printed = {" ".join(line.split()) for line in capsys.readouterr().out.splitlines()}
+    text = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```\n(.*?)```", text, flags=re.DOTALL)
+    tables = [block for block in blocks if not block.startswith("pip install")]
+    lines = [" ".join(line.split()) for block in tables for line in block.splitlines()]
+    assert len(lines) > 50
+    assert [line for line in lines if line not in printed] == []
 
 
 def test_the_small_study_is_complete(capsys):
