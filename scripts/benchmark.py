@@ -5,7 +5,8 @@
     python scripts/benchmark.py --only a5_step figure1_features --official DIR
 
 Alternatives are run in turn and the table gives medians, ratios to a reference, and the peak of
-temporary device memory that the compiler plans for. Values and gradients are compared first.
+temporary device memory that the compiler plans for. Where forms compute the same, their results are
+compared first.
 mambapy is a reference if it is installed (`pip install -e '.[benchmark]'`), on a GPU mamba_ssm is;
 the paper's own code, if --official names a checkout of it. docs/performance.md has the results, and
 says what they mean.
