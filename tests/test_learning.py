@@ -29,6 +29,8 @@ def test_training_loss_falls(model, task, tmp_path):
         "train.stop_at=null",
         "optimizer.learning_rate=0.003",
     ]
+    if model == "transformer":
+        options += ["model.mixer.d_feedforward=64"]
     if task == "area" and model.endswith("cde"):
         options += [
             "model.bare=false",

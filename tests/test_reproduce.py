@@ -153,30 +153,35 @@ def reproduce(*arguments, **options):
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, **options)
 
 
-def test_a_study_is_run_once(tmp_path):
-    command = ["figure2", "--models", "linear_cde", "--lengths", 3, 4, "--seeds", 0, 1, "--jobs", 2]
-    command += ["--results", tmp_path]
-    settings = ["--", *TINY, "train.steps=4", "train.evaluate_every=2"]
-    done = reproduce(*command, *settings)
-    assert done.returncode == 0, done.stderr
+def test_a_study_is_run_once(jobs, tmp_path, capfd):
+    import reproduce
+
+    command = ["figure2", "--models", "linear_cde", "--lengths", "3", "4", "--seeds", "0", "1"]
+    command += ["--jobs", "2", "--results", str(tmp_path)]
+
+    def run(*more, steps):
+        settings = ["--", *TINY, f"train.steps={steps}", "train.evaluate_every=2"]
+        code = reproduce.main([*command, *more[:1], *settings, *more[1:]])
+        return code, "".join(capfd.readouterr())
+
+    code, said = run(steps=4)
+    assert code == 0, said
     runs = {r.cell.size: r for r in read_runs([tmp_path])}
     # Nobody passes 0.90 in four steps: one block fails at length 3, and is not tried at length 4.
     assert {k: [s.seed for s in r.seeds] for k, r in runs.items()} == {3: [0, 1]}
-    again = reproduce(*command, "--dry-run", *settings)
-    assert again.stdout == "figure2 linear_cde: complete\n"
+    assert run("--dry-run", steps=4) == (0, "figure2 linear_cde: complete\n")
     before = (tmp_path / "figure2/linear_cde-3-depth1-seeds0_1/metrics.jsonl").stat()
-    again = reproduce(*command, *settings)
-    assert (again.returncode, "begins" in again.stdout) == (0, False)
+    code, said = run(steps=4)
+    assert (code, "begins" in said) == (0, False)
     after = (tmp_path / "figure2/linear_cde-3-depth1-seeds0_1/metrics.jsonl").stat()
     assert (before.st_mtime_ns, before.st_size) == (after.st_mtime_ns, after.st_size)
-    settings[-2] = "train.steps=6"  # more than it had: the cell that ended undecided goes on
-    done = reproduce(*command, *settings)
-    assert (done.returncode, "goes on" in done.stdout) == (0, True), done.stderr
-    (run,) = read_runs([tmp_path])
-    assert [[step for step, _ in s.curve] for s in run.seeds] == [[0, 2, 4, 6]] * 2
-    refused = reproduce(*command, "--dry-run", *settings, "model.dropout=0.2")
-    assert refused.returncode == 2
-    assert "model.dropout: got 0.1; expected 0.2; are --scale" in refused.stderr
+    code, said = run(steps=6)  # more than it had: the cell that ended undecided goes on
+    assert (code, "goes on" in said) == (0, True), said
+    (only,) = read_runs([tmp_path])
+    assert [[step for step, _ in s.curve] for s in only.seeds] == [[0, 2, 4, 6]] * 2
+    code, said = run("--dry-run", "model.dropout=0.2", steps=6)
+    assert code == 2
+    assert "model.dropout: got 0.1; expected 0.2; are --scale" in said
 
 
 @pytest.mark.parametrize(
@@ -319,13 +324,13 @@ def test_a_run_that_fails_is_shown(tmp_path):
 
 def test_a_signal_leaves_a_checkpoint_and_the_same_command_goes_on(tmp_path):
     command = ["figure2", "--models", "rnn", "--lengths", 3, "--seeds", 0, "--results", tmp_path]
-    settings = ["--", *TINY, "train.evaluate_every=100", "train.steps=4000", "train.stop_at=null"]
+    settings = ["--", *TINY, "train.evaluate_every=1000", "train.steps=4000", "train.stop_at=null"]
     line = [sys.executable, str(SCRIPT), *map(str, command), *settings]
     process = subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     directory = tmp_path / "figure2" / "rnn-3-depth1-seeds0"
     deadline = time.monotonic() + 120
     while not list((directory / "checkpoints").glob("[!.]*")) and time.monotonic() < deadline:
-        time.sleep(0.2)
+        time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 75, output.decode()
@@ -335,4 +340,4 @@ def test_a_signal_leaves_a_checkpoint_and_the_same_command_goes_on(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "goes on" in done.stdout
     (run,) = read_runs([directory])
-    assert [step for step, _ in run.seeds[0].curve] == list(range(0, 4001, 100))
+    assert [step for step, _ in run.seeds[0].curve] == list(range(0, 4001, 1000))

@@ -68,11 +68,13 @@ def test_every_argument_alone_has_its_gradient(x64):
             total += jnp.sum(weights[i] * z)
         return total
 
-    for ours in (alone, batch):
-        np.testing.assert_allclose(ours(*arrays.values()), loop(*arrays.values()), rtol=1e-12)
-        for i, name in enumerate(arrays):
-            got, want = (jax.grad(f, argnums=i)(*arrays.values()) for f in (ours, loop))
-            np.testing.assert_allclose(got, want, rtol=1e-10, atol=1e-12, err_msg=name)
+    names, values = list(arrays), list(arrays.values())
+    want = jax.jit(jax.value_and_grad(loop, argnums=range(5)))(*values)
+    got = jax.jit(jax.value_and_grad(batch, argnums=range(5)))(*values)
+    np.testing.assert_allclose(got[0], want[0], rtol=1e-12)
+    for i, name in enumerate(names):
+        for gradient in (got[1][i], jax.grad(alone, argnums=i)(*values)):
+            np.testing.assert_allclose(gradient, want[1][i], rtol=1e-10, err_msg=name)
 
 
 @pytest.mark.parametrize(
