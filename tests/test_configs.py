@@ -45,6 +45,7 @@ def test_every_task_runs_two_steps(task, tmp_path):
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_experiment_runs_two_steps(experiment, tmp_path):
+    """Those of the small study are built only: `results/small` has them from beginning to end."""
     folder, _, model = experiment.rpartition("/")
     figure = folder.removeprefix("small/")
     tiny = (
@@ -65,6 +66,8 @@ def test_every_experiment_runs_two_steps(experiment, tmp_path):
         options += ["train.batch_size=4", "train.auxiliary_batch_size=3"]
     run = compose_run(options, tmp_path)
     assert run.preset == ("small" if experiment in SMALL else figure)
+    if experiment in SMALL:
+        return
     _, summary = execute(run)
     assert summary["seeds"]["0"]["final"]
 

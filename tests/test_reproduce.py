@@ -323,11 +323,12 @@ def test_a_run_that_fails_is_shown(tmp_path):
 
 
 def test_a_signal_leaves_a_checkpoint_and_the_same_command_goes_on(tmp_path):
-    command = ["figure2", "--models", "rnn", "--lengths", 3, "--seeds", 0, "--results", tmp_path]
+    command = ["figure2", "--models", "linear_cde", "--lengths", 3]  # which has no other depth
+    command += ["--seeds", 0, "--results", tmp_path]
     settings = ["--", *TINY, "train.evaluate_every=1000", "train.steps=4000", "train.stop_at=null"]
     line = [sys.executable, str(SCRIPT), *map(str, command), *settings]
     process = subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    directory = tmp_path / "figure2" / "rnn-3-depth1-seeds0"
+    directory = tmp_path / "figure2" / "linear_cde-3-depth1-seeds0"
     deadline = time.monotonic() + 120
     while not list((directory / "checkpoints").glob("[!.]*")) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -335,7 +336,7 @@ def test_a_signal_leaves_a_checkpoint_and_the_same_command_goes_on(tmp_path):
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 75, output.decode()
     listed = reproduce(*command, "--dry-run", *settings)
-    assert listed.stdout == "figure2 rnn: rnn-3-depth1-seeds0\n"
+    assert listed.stdout == "figure2 linear_cde: linear_cde-3-depth1-seeds0\n"
     done = reproduce(*command, *settings)
     assert done.returncode == 0, done.stderr
     assert "goes on" in done.stdout
