@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from recorded import paper_results, write_experiment, write_run
 
-from experiments.records import merge, read_runs
+from experiments.config import compose_plain
+from experiments.records import describe, merge, read_runs
 
 ROOT = Path(__file__).parents[1]
 PASS = [(0, 0.1), (10_000, 0.91)]
@@ -162,6 +163,17 @@ def test_runs_that_cannot_be_compared_are_one_error(compare, results, capsys, op
     assert error.startswith("error: ")
     assert reason in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("small", [False, True])
+@pytest.mark.parametrize("model", ["linear_cde", "rnn", "s4", "mamba", "transformer"])
+def test_the_prescribed_settings_are_those_of_the_command(compare, model, small):
+    from comparing.settings import prescribed
+
+    experiment = f"{'small/' if small else ''}figure2/{model}"
+    config = compose_plain([f"+experiment={experiment}", "task.length=9", "model.depth=2"])
+    wanted = describe(config, "").settings
+    assert prescribed("figure2", describe(config, "").cell, small=small) == wanted
 
 
 def test_what_has_not_begun_is_not_run(compare, results, capsys):

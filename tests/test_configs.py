@@ -43,9 +43,12 @@ def test_every_task_runs_two_steps(task, tmp_path):
     assert summary["seeds"]["0"]["final"]
 
 
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
+@pytest.mark.parametrize(
+    "experiment",
+    [pytest.param(e, marks=[pytest.mark.slow] if e in SMALL else []) for e in EXPERIMENTS],
+)
 def test_every_experiment_runs_two_steps(experiment, tmp_path):
-    """Those of the small study are built only: `results/small` has them from beginning to end."""
+    """Those of the small study among the slow tests: `results/small` has them as well."""
     folder, _, model = experiment.rpartition("/")
     figure = folder.removeprefix("small/")
     tiny = (
@@ -66,8 +69,6 @@ def test_every_experiment_runs_two_steps(experiment, tmp_path):
         options += ["train.batch_size=4", "train.auxiliary_batch_size=3"]
     run = compose_run(options, tmp_path)
     assert run.preset == ("small" if experiment in SMALL else figure)
-    if experiment in SMALL:
-        return
     _, summary = execute(run)
     assert summary["seeds"]["0"]["final"]
 

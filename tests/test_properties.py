@@ -84,7 +84,7 @@ NAMES = st.one_of(
 @example("xA4")
 @example("Z٣")  # a digit, but not of ours
 @example("S3xZ2 ")
-@settings(RANDOM, max_examples=100)
+@settings(RANDOM, max_examples=150)
 def test_any_other_name_is_one_error(name):
     in_grammar = all(GRAMMAR.fullmatch(factor) for factor in name.split("x"))
     try:
@@ -140,7 +140,7 @@ THINGS = st.one_of(
 @example([1] * 13, 1)
 @example([1, 1, 1], 50)
 @example([True], 2)
-@settings(RANDOM, max_examples=100)
+@settings(RANDOM, max_examples=150)
 def test_any_other_word_is_one_error(word, dimension):
     letters = isinstance(word, list) and all(
         type(letter) is int and 1 <= letter <= dimension for letter in word
@@ -207,7 +207,7 @@ def strictly_read(contents: bytes) -> tuple[list[list[int]], list[list[int]]]:
 
 
 @given(data=st.data())
-@settings(RANDOM, max_examples=100)
+@settings(RANDOM, max_examples=150)
 def test_a_damaged_file_is_refused_or_still_right(data, tmp_path):
     name, inputs, targets, seed = draw_problem(data)
     path = tmp_path / "words.csv"
@@ -275,7 +275,7 @@ def keys_with(*pair: str) -> list[str]:
 
 
 @given(data=st.data())
-@settings(RANDOM, max_examples=50)
+@settings(RANDOM, max_examples=80)
 def test_any_override_builds_or_is_one_error_that_names_it(data):
     pair = data.draw(st.sampled_from(PAIRS), "pair")
     key = data.draw(st.sampled_from(keys_with(*pair)), "key")
