@@ -47,8 +47,8 @@ def cell_in(config: Mapping[str, Any]) -> Cell:
         name,
         int(size),
         _model_name(model["mixer"]),
-        int(model["depth"]),
-        nonlinear=is_signature(task) and model["activation"] != "identity",
+        int(model.get("depth", 1)),
+        nonlinear=is_signature(task) and model.get("activation", "identity") != "identity",
         width=int(model["d_model"]),
     )
 

@@ -6,7 +6,6 @@ together, all before any data is made or anything is compiled.
 
 import math
 import re
-import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -26,6 +25,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from experiments.errors import ConfigError
 from experiments.identity import cell_of
 from experiments.loggers import AbstractLogger, RunInfo
+from experiments.migration import VERSION
 from experiments.nodes import below, first_line, instantiate, located
 from experiments.procedure import AbstractProcedure, MakeModel, Model
 from experiments.usage import explain
@@ -46,6 +46,7 @@ class RunConfig:
     train: dict[str, Any] = MISSING
     readout: dict[str, Any] = MISSING
     logger: dict[str, Any] = MISSING
+    version: int = VERSION
     preset: str = "quick"
     procedure: str = "train"
     seeds: list[int] = field(default_factory=lambda: [0])
@@ -77,6 +78,10 @@ def _part(fraction: float, steps: Any) -> int:
     return int(fraction * steps) if type(steps) is int else 0  # an error where steps are given
 
 
+ABSENT = "<absent>"
+"""What a key resolves to that a later file takes back: `${absent:}`."""
+
+OmegaConf.register_new_resolver("absent", lambda: ABSENT, replace=True)
 OmegaConf.register_new_resolver("part", _part, replace=True)
 OmegaConf.register_new_resolver("at", _at, replace=True)
 OmegaConf.register_new_resolver("when", _when, replace=True)
@@ -191,9 +196,9 @@ def run_name(plain: Mapping[str, Any], choices: Mapping[str, str]) -> str:
 
 
 def _resolved(config: Any) -> dict[str, Any]:
-    """The configuration as plain data, without references."""
+    """The configuration as plain data, without references and absent keys."""
     try:
-        return typing.cast(Any, OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
+        return _present(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
     except OmegaConfBaseException as error:
         key = str(getattr(error, "full_key", None) or "configuration")
         if isinstance(error, MissingMandatoryValue):
@@ -203,6 +208,13 @@ def _resolved(config: Any) -> dict[str, Any]:
         raise ConfigError(f"{key}: got {reference}, which fails: {reason}") from error
 
 
+def _present(node: Any) -> Any:
+    """The same data without the keys that are absent."""
+    if not isinstance(node, dict):
+        return node
+    return {key: _present(value) for key, value in node.items() if value != ABSENT}
+
+
 def _check_top(plain: Mapping[str, Any], choices: Mapping[str, str]) -> None:
     """Checks the keys of a run, and the choices that Hydra lets pass since they are optional."""
     known = [f.name for f in fields(RunConfig)]
@@ -210,6 +222,8 @@ def _check_top(plain: Mapping[str, Any], choices: Mapping[str, str]) -> None:
         raise ConfigError(f"{unknown[0]}: unknown key; a run has {', '.join(known)}")
     if missing := [key for key in known if key not in plain]:
         raise ConfigError(f"{missing[0]}: got no value; a run has {', '.join(known)}")
+    if plain["version"] != VERSION:
+        raise ConfigError(f"version: got {plain['version']!r}; expected {VERSION}, this code's")
     if plain["procedure"] not in PROCEDURES:
         raise ConfigError(f"procedure: got {plain['procedure']!r}; expected 'train' or 'readout'")
     task, model = choices.get("task"), choices.get("model")

@@ -34,10 +34,15 @@ class Model(Protocol):
         """What the readout sees."""
         ...
 
+
+@runtime_checkable
+class GroupsPaths(Protocol):
+    """A model with a faster way to the features of many paths on a lattice than one by one."""
+
     def features_of_many(
-        self, x: np.ndarray, done: Callable[[int], None] = ...
-    ) -> np.ndarray | None:
-        """`features` of many examples at once, if the model has a faster way to them."""
+        self, x: np.ndarray, unit: float, done: Callable[[int], None] = ...
+    ) -> np.ndarray:
+        """`features` of many paths; raises `ssm.scans.grouped.Ungrouped` if there is none here."""
         ...
 
 

@@ -18,6 +18,7 @@ from experiments.errors import ConfigError
 from experiments.loggers import AbstractLogger, Record
 from experiments.procedure import (
     AbstractProcedure,
+    GroupsPaths,
     MakeModel,
     Model,
     load,
@@ -26,6 +27,7 @@ from experiments.procedure import (
 )
 from experiments.rundir import RunDirectory
 from ssm.init import named_key
+from ssm.scans.grouped import Ungrouped
 from tasks.base import AbstractTask
 
 
@@ -118,9 +120,9 @@ class LeastSquares(AbstractProcedure):
             if str(seed) in results:
                 continue
             model = make_model(named_key(jr.key(seed), "model"))
-            train = self._features(compute, model, data.train.inputs, progress)
+            train = self._features(compute, model, data.train.inputs, data.unit, progress)
             fit = least_squares(train, data.train.targets)
-            validation = self._features(compute, model, data.validation.inputs, progress)
+            validation = self._features(compute, model, data.validation.inputs, data.unit, progress)
             final = {}
             for split, features, targets in (
                 ("train", train, data.train.targets),
@@ -175,14 +177,18 @@ class LeastSquares(AbstractProcedure):
         compute: Callable[..., jax.Array],
         model: Model,
         inputs: np.ndarray,
+        unit: float | None,
         progress: "_Progress",
     ) -> np.ndarray:
         """Features of every example, (examples, d) float64."""
         size, before = len(inputs), progress.done
-        many = model.features_of_many(inputs, lambda n: progress.set(before + n))
-        if many is not None:
-            progress.set(before + size)
-            return many.astype(np.float64)
+        if unit is not None and isinstance(model, GroupsPaths):
+            try:
+                many = model.features_of_many(inputs, unit, lambda n: progress.set(before + n))
+                progress.set(before + size)
+                return many.astype(np.float64)
+            except Ungrouped:  # one by one, then
+                progress.set(before)
         params = eqx.filter(model, eqx.is_inexact_array)
         width = min(self.batch_size, size)
         pieces = []

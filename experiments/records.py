@@ -14,6 +14,7 @@ from experiments.cells import Cell, cell_in, is_signature
 from experiments.identity import UNRELATED, flatten
 from experiments.loggers import read_metrics
 from experiments.loggers.local import METRICS
+from experiments.migration import migrated
 from experiments.reading import mapping, number, reading
 
 
@@ -144,11 +145,12 @@ def read_run(directory: Path) -> RunResult:
 
 
 def describe(config: Mapping[str, Any], source: str) -> RunResult:
-    """The run of a resolved configuration, without any result yet.
+    """The run of a resolved configuration of any version, without any result yet.
 
     Raises:
         KeyError, TypeError, ValueError, AttributeError: if it is not a run's configuration.
     """
+    config = migrated(config)
     cell, trained = cell_in(config), config["procedure"] == "train"
     unrelated = tuple(f"{key}." for key in (*UNRELATED, "seeds", "seed"))
     settings = {k: v for k, v in flatten(config).items() if not f"{k}.".startswith(unrelated)}

@@ -25,6 +25,7 @@ from experiments.identity import code_version, differences
 from experiments.interruption import Interruption
 from experiments.loggers.local import METRICS, read_summary
 from experiments.loggers.wandb_client import IDS
+from experiments.migration import migrated
 
 ERROR, LOCK = "error.txt", ".lock"
 
@@ -137,7 +138,7 @@ class RunDirectory:
         checkpoints = checkpoint.list_files(self.checkpoints)
         known = summary.exists() or (self.path / METRICS).exists() or checkpoints
         if known and config.exists():
-            before = _read(config, yaml.safe_load)
+            before = _read(config, lambda text: migrated(yaml.safe_load(text)))
             if different := differences(before, self.config):
                 raise OtherRun(
                     f"run directory {self.path}: it holds a run of another configuration; "
@@ -177,7 +178,7 @@ class RunDirectory:
             metrics.unlink(missing_ok=True)
             return
         description = found.description
-        if different := differences(description["config"], self.config):
+        if different := differences(migrated(description["config"]), self.config):
             raise OtherRun(
                 f"{found.path}: it is of another configuration; different are "
                 f"{'; '.join(different)}; choose another hydra.run.dir"

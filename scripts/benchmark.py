@@ -7,19 +7,21 @@
 Alternatives are run in turn and the table gives medians, ratios to a reference, and the peak of
 temporary device memory that the compiler plans for. Where forms compute the same, their results are
 compared first.
-mambapy is a reference if it is installed (`pip install -e '.[benchmark]'`), on a GPU mamba_ssm is;
-the paper's own code, if --official names a checkout of it. docs/performance.md has the results, and
-says what they mean.
+PyTorch, mambapy and discretax are references if they are installed
+(`pip install -e '.[benchmark]'`), on a GPU mamba_ssm is; the paper's own code, if --official names
+a checkout of it. docs/performance.md has the results, and says what they mean.
 """
 
 import argparse
+import contextlib
 import json
 import sys
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import jax
-from benchmarks import dense, linear_cde, quick, scan, training
+from benchmarks import dense, linear_cde, lti, quick, scan, training, training_step
 from benchmarks.harness import Options, Row, show
 
 from experiments.provenance import provenance
@@ -30,6 +32,8 @@ BENCHMARKS: dict[str, Callable[[Options], list[Row]]] = {
     "dense_recurrence": dense.dense_recurrence,
     "a5_step": linear_cde.a5_step,
     "figure1_features": linear_cde.figure1_features,
+    "lti": lti.lti,
+    "training_step": training_step.training_step,
     "loop": training.loop,
     "compilation": training.compilation,
     "seeds": training.seeds,
@@ -37,6 +41,9 @@ BENCHMARKS: dict[str, Callable[[Options], list[Row]]] = {
     "quick": quick.quick,
     "quick_mamba": quick.quick_mamba,
 }
+
+REFERENCES = ("torch", "mambapy", "discretax")
+"""Packages whose versions are recorded too, where they are installed."""
 
 
 def main() -> int:
@@ -56,6 +63,9 @@ def main() -> int:
     options = Options(arguments.repeats, arguments.official, arguments.paths, arguments.limit)
     jax.config.update("jax_default_matmul_precision", "highest")
     machine = provenance()
+    for package in REFERENCES:
+        with contextlib.suppress(PackageNotFoundError):
+            machine["versions"][package] = version(package)
     device = machine["device"]
     print(f"{device['kind']}, {device['cores']} cores, jax {machine['versions']['jax']}")
     found: list[Row] = []

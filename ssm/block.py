@@ -7,10 +7,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
+from ssm.control import Embedded, values
 from ssm.init import linear, named_key
-from ssm.mixers.base import AbstractMixer, AbstractTokenMixer
+from ssm.mixers.base import AbstractMixer, Dt
 from ssm.precision import Bfloat16Linear
 
 Activation = Literal["glu", "relu", "gelu", "identity"]
@@ -38,14 +39,13 @@ class Block(eqx.Module):
     """x ↦ norm(x + dropout(activation(mix(dropout(mixer(x)))))), with a linear mix of channels.
 
     "glu" mixes to twice the width and halves it again. Without a norm, or with dropout 0, those
-    steps are absent: the paper's A5 models have both, its signature models neither. A bare block is
-    its mixer alone.
+    steps are absent: the paper's A5 models have both, its signature models neither.
 
     Source: Cirone et al., 2024, §5 and the official code.
     """
 
     mixer: AbstractMixer
-    mix: eqx.nn.Linear | Bfloat16Linear | None
+    mix: eqx.nn.Linear | Bfloat16Linear
     norm: eqx.nn.LayerNorm | None
     dropout: eqx.nn.Dropout
     activation: Activation = eqx.field(static=True)
@@ -58,14 +58,12 @@ class Block(eqx.Module):
         activation: Activation = "glu",
         dropout: float = 0.0,
         norm: bool = True,
-        bare: bool = False,
         key: PRNGKeyArray,
     ):
         """A block around `mixer`.
 
         Raises:
-            ValueError: for an unknown activation, dropout outside [0, 1), or a bare block with an
-                activation, dropout or norm.
+            ValueError: for an unknown activation, or dropout outside [0, 1).
         """
         if activation not in get_args(Activation):
             raise ValueError(
@@ -73,41 +71,34 @@ class Block(eqx.Module):
             )
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout: got {dropout}; expected a number in [0, 1)")
-        if bare and (activation != "identity" or dropout or norm):
-            raise ValueError(
-                f"bare: got True with activation {activation!r}, dropout {dropout}, norm {norm}; a "
-                "bare block is its mixer alone, with 'identity', 0 and False"
-            )
         width = 2 * d_model if activation == "glu" else d_model
         self.mixer = mixer
-        self.mix = None if bare else linear(d_model, width, key=named_key(key, "mix"))
+        self.mix = linear(d_model, width, key=named_key(key, "mix"))
         self.norm = eqx.nn.LayerNorm(d_model) if norm else None
         self.dropout = eqx.nn.Dropout(dropout)
         self.activation = activation
 
     def __call__(
         self,
-        x: Float[Array, "length d_input"],
+        x: Float[Array, "length d_model"] | Embedded,
+        state: PyTree = None,
         *,
+        dt: Dt = None,
         key: PRNGKeyArray | None = None,
-        table: Float[Array, "vocabulary d_input"] | None = None,
-        tokens: Int[Array, "length"] | None = None,
-    ) -> Float[Array, "length d_model"]:
-        """The block applied to one sequence.
+    ) -> tuple[Float[Array, "length d_model"], PyTree]:
+        """The block applied to one sequence or the next piece of one, and the mixer's state after.
 
         Arguments:
-            x: the sequence.
+            x, state, dt: as of a mixer, see `ssm.mixers.base.AbstractMixer`.
             key: for dropout.
-            table, tokens: if x is table[tokens], a mixer may be told so.
         """
         k1, k2, k3 = (None,) * 3 if key is None else jr.split(key, 3)
-        if table is not None and tokens is not None and isinstance(self.mixer, AbstractTokenMixer):
-            y = self.mixer.of_tokens(table, tokens)
-        else:
-            y = self.mixer(x, key=key if self.mix is None else k1)
-        if self.mix is None:
-            return y
+        y, state = self.mixer(x, state, dt=dt, key=k1)
         y = self.dropout(y, key=k2)
         y = ACTIVATIONS[self.activation](jax.vmap(self.mix)(y))
-        y = x + self.dropout(y, key=k3)
-        return y if self.norm is None else jax.vmap(self.norm)(y)
+        y = values(x) + self.dropout(y, key=k3)
+        return y if self.norm is None else jax.vmap(self.norm)(y), state
+
+    def init(self, length: int | None = None) -> PyTree:
+        """The state before the first position, see `ssm.mixers.base.AbstractMixer.init`."""
+        return self.mixer.init(length)

@@ -1,11 +1,11 @@
-"""Mixed precision: which matrix products are of bfloat16 numbers."""
+"""Precision: which matrix products are of bfloat16 numbers, and what never has fewer digits."""
 
 from typing import Literal, TypeVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Complex, Float, Inexact, PRNGKeyArray
 
 Products = Literal["float32", "bfloat16"]
 
@@ -13,6 +13,17 @@ FULL = ("dt_proj",)
 """Linear layers that stay in float32: the one whose result is Δ, in an exponent."""
 
 T = TypeVar("T")
+
+
+def at_least_float32(x: Inexact[Array, "*shape"]) -> Inexact[Array, "*shape"]:
+    """x, in float32 if it has half the digits: states, A and Δ are not kept in less."""
+    return x.astype(jnp.float32) if x.dtype in (jnp.bfloat16, jnp.float16) else x
+
+
+def as_complex(parts: Float[Array, "*shape 2"]) -> Complex[Array, "*shape"]:
+    """The complex numbers whose real and imaginary parts are on the last axis."""
+    parts = at_least_float32(parts)
+    return jax.lax.complex(parts[..., 0], parts[..., 1])
 
 
 class Bfloat16Linear(eqx.Module):

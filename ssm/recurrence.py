@@ -1,117 +1,137 @@
-"""Linear recurrences h_t = A_t h_{t−1} + b_t, for diagonal and dense A_t, in three forms.
+"""The linear recurrence that every linear family is an instance of.
 
-`sequential` is the oracle to read; `associative` and `chunked` compute the same with less depth or
-less memory. All take (A, b, h_0) and return every state h_1 … h_L. The elements (A, b) compose as
-(A₂, b₂)∘(A₁, b₁) = (A₂A₁, A₂b₁ + b₂), which is associative: hence the parallel scan
-(Blelloch, 1990).
+    h_t = A_t h_{t−1} + k_t v_tᵀ,      y_t = q_tᵀ h_t  (or its real part),
 
-Whether A is diagonal or dense is told by its rank: A of the shape of b is diagonal, A with one axis
-more than b holds square matrices.
+with a state h of shape (n,), or (n, *m) for m copies with different values v. In the language of
+controlled differential equations, ω chooses A_t and ξ chooses k_t v_tᵀ.
+
+A mixer makes the recurrence of one position, its `element`; `stack` makes that of a sequence, in
+which every array has a leading time axis but those marked `Constant`; `ssm.scans.scan` solves it.
 """
 
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Inexact
+from jaxtyping import Array, Inexact, PyTree
+
+from ssm.transition import AbstractLazyTransition, Constant, plain
+
+T = TypeVar("T")
 
 
-def _apply(a: Inexact[Array, "..."], h: Inexact[Array, "..."]) -> Inexact[Array, "..."]:
-    """A h for one step or a stack of steps."""
-    return a * h if a.ndim == h.ndim else jnp.einsum("...ij,...j->...i", a, h)
+class Recurrence(eqx.Module):
+    """One position of the recurrence above, or a sequence of them.
 
-
-def _compose(first, second):
-    """The element of applying `first`, then `second`."""
-    (a1, b1), (a2, b2) = first, second
-    a21 = a2 * a1 if a1.ndim == b1.ndim else a2 @ a1
-    return a21, _apply(a2, b1) + b2
-
-
-def check(a: Inexact[Array, "..."], b: Inexact[Array, "..."], h0: Inexact[Array, "..."]) -> None:
-    """Shapes of a recurrence.
-
-    Raises:
-        ValueError: unless b is (length, *state), h_0 is (*state) and A is (length, *state) or, for
-            dense matrices, (length, *state, state).
+    Attributes:
+        transition: A_t: an `AbstractTransition`, or a `Constant` one.
+        key: k_t, an array (n,) or a `Constant` one; None for no drive.
+        value: v_t, of shape (*m); None for a vector state, whose drive is k_t.
+        query: q_t, an array (n,) or a `Constant` one; None to read the whole state, y_t = h_t.
+        real: whether y_t is the real part of q_tᵀ h_t: of a complex state with conjugate modes.
     """
-    dense = (*b.shape, b.shape[-1])
-    if a.shape not in (b.shape, dense) or h0.shape != b.shape[1:]:
-        raise ValueError(
-            f"recurrence: got A {a.shape}, b {b.shape}, h_0 {h0.shape}; expected b (length, *state)"
-            f", h_0 {b.shape[1:]}, and A {b.shape} (diagonal) or {dense} (dense)"
-        )
+
+    transition: Any
+    key: Any = None
+    value: Inexact[Array, "*time_m"] | None = None
+    query: Any = None
+    real: bool = eqx.field(static=True, default=False)
+
+    def drive(self) -> Inexact[Array, "n *m"] | None:
+        """k_t v_tᵀ of one position."""
+        if self.key is None:
+            return None
+        key = plain(self.key)
+        if self.value is None:
+            return key
+        value = self.value.astype(key.dtype)
+        return jnp.expand_dims(key, range(1, 1 + value.ndim)) * value[None]
+
+    def advance(self, h: Inexact[Array, "n *m"]) -> Inexact[Array, "n *m"]:
+        """h_t from h_{t−1}."""
+        h, drive = plain(self.transition).apply(h), self.drive()
+        return h if drive is None else h + drive.astype(h.dtype)
+
+    def read(self, h: Inexact[Array, "n *m"]) -> Inexact[Array, "..."]:
+        """y_t from h_t."""
+        if self.query is None:
+            return h
+        query = plain(self.query).astype(h.dtype)
+        if not self.real:
+            return jnp.tensordot(query, h, axes=1)
+        return jnp.tensordot(query.real, h.real, 1) - jnp.tensordot(query.imag, h.imag, 1)
 
 
-def sequential(
-    a: Inexact[Array, "..."],
-    b: Inexact[Array, "..."],
-    h0: Inexact[Array, "..."],
-    *,
-    unroll: bool = False,
-) -> Inexact[Array, "..."]:
-    """h_t = A_t h_{t−1} + b_t, one step after the other: the readable oracle.
+class Heads(eqx.Module):
+    """Independent recurrences side by side: every array has an axis of heads, after that of time.
 
-    Arguments:
-        a: (length, *state) diagonals or (length, *state, state) matrices.
-        b: (length, *state).
-        h0: (*state).
-        unroll: compile without a loop, which is faster for a few steps.
-
-    Returns:
-        (length, *state), the states h_1 … h_length.
+    Attributes:
+        each: the recurrence of a head; y_t is the heads' outputs, stacked.
     """
-    check(a, b, h0)
 
-    def step(h, element):
-        a_t, b_t = element
-        h = _apply(a_t, h) + b_t
-        return h, h
-
-    return jax.lax.scan(step, h0, (a, b), unroll=unroll)[1]
+    each: Recurrence
 
 
-def associative(
-    a: Inexact[Array, "..."], b: Inexact[Array, "..."], h0: Inexact[Array, "..."]
-) -> Inexact[Array, "..."]:
-    """`sequential`, as a parallel prefix scan of logarithmic depth. Arguments as there."""
-    check(a, b, h0)
-    products, sums = jax.lax.associative_scan(_compose, (a, b))
-    return _apply(products, jnp.broadcast_to(h0, b.shape)) + sums
+def stack(element: Callable[..., T], *inputs: PyTree) -> T:
+    """The recurrence of a sequence: `element` of every position of the inputs.
 
-
-def chunked(
-    a: Inexact[Array, "..."],
-    b: Inexact[Array, "..."],
-    h0: Inexact[Array, "..."],
-    *,
-    chunk: int = 64,
-) -> Inexact[Array, "..."]:
-    """`sequential`, as parallel scans over chunks, one chunk after the other.
-
-    The backward pass keeps the state at chunk boundaries only and recomputes within a chunk.
-
-    Arguments:
-        chunk: steps a chunk; any length is allowed (the last chunk is padded).
-        (others as in `sequential`)
+    What `element` marks `Constant` is made once, and must not depend on the position.
     """
-    check(a, b, h0)
-    length = b.shape[0]
-    if chunk < 1:
-        raise ValueError(f"chunk: got {chunk}; expected a positive number of steps")
-    if length <= chunk:
-        return associative(a, b, h0)
-    chunks = -(-length // chunk)
-    padding = chunks * chunk - length
+    return join(*jax.vmap(lambda *x: split(element(*x)), out_axes=(0, None))(*inputs))
 
-    def split(x):
-        # The filling is cut off again below, so its values need not be identities.
-        x = jnp.pad(x, [(0, padding)] + [(0, 0)] * (x.ndim - 1))
-        return x.reshape(chunks, chunk, *x.shape[1:])
 
-    @jax.checkpoint
-    def step(h, element):
-        a_chunk, b_chunk = element
-        states = associative(a_chunk, b_chunk, h)
-        return states[-1], states
+def split(recurrence: T) -> tuple[T, T]:
+    """What varies along time, and what is constant, each with None in place of the other."""
+    varies = jax.tree.map(lambda x: not _is_constant(x), recurrence, is_leaf=_is_constant)
+    return eqx.partition(recurrence, varies)
 
-    states = jax.lax.scan(step, h0, (split(a), split(b)))[1]
-    return states.reshape(chunks * chunk, *b.shape[1:])[:length]
+
+def join(varying: T, constant: T) -> T:
+    """The inverse of `split`."""
+    return eqx.combine(varying, constant)
+
+
+def at(recurrence: T, index: Any) -> T:
+    """Some of the positions of a sequence: an index or slice of its time axis."""
+    varying, constant = split(recurrence)
+    return join(jax.tree.map(lambda x: x[index], varying), constant)
+
+
+def length_of(recurrence: Recurrence | Heads) -> int:
+    """The number of positions of a sequence."""
+    return jax.tree.leaves(split(recurrence)[0])[0].shape[0]
+
+
+def zero_state(recurrence: Recurrence) -> Inexact[Array, "n *m"]:
+    """h_0 = 0 for a sequence that has a drive."""
+    varying, constant = split(recurrence)
+
+    def like_state(position):
+        r = join(position, constant)
+        matrix, drive = plain(r.transition).matrix(), r.drive()
+        return jnp.zeros(drive.shape, jnp.promote_types(matrix.dtype, drive.dtype))
+
+    first = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), varying)
+    zero = jax.eval_shape(like_state, first)
+    return jnp.zeros(zero.shape, zero.dtype)
+
+
+def closed(recurrence: Recurrence) -> Recurrence:
+    """The same recurrence with transitions that vary along time, formed if they were lazy."""
+    transition = recurrence.transition
+    if isinstance(transition, Constant):
+        length = length_of(recurrence)
+        varying, constant = split(transition.value)
+        repeated = jax.tree.map(lambda x: jnp.broadcast_to(x, (length, *x.shape)), varying)
+        transition = join(repeated, constant)
+    if isinstance(transition, AbstractLazyTransition):
+        varying, constant = split(transition)
+        transition = jax.vmap(lambda t: join(t, constant).form())(varying)
+    r = recurrence
+    return Recurrence(transition, r.key, r.value, r.query, r.real)
+
+
+def _is_constant(x: Any) -> bool:
+    return isinstance(x, Constant)

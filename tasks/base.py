@@ -21,11 +21,15 @@ class Split(NamedTuple):
 
 
 class Data(NamedTuple):
-    """A training split, a validation split, and a second stream of training examples or None."""
+    """A training split, a validation split, and a second stream of training examples or None.
+
+    Where the inputs are paths on a lattice, every coordinate is a whole number of `unit`.
+    """
 
     train: Split
     validation: Split
     auxiliary: Split | None
+    unit: float | None = None
 
 
 class DamagedData(ValueError):

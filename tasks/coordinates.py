@@ -1,12 +1,15 @@
-"""Coordinates of path signatures and log-signatures, and the words that name them."""
+"""Coordinates of path signatures and what is made of them, and the words that name them."""
 
 import functools
+import itertools
+import math
 from collections import Counter
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float32
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Float32, Int
 from signax import signature
 from signax.tensor_ops import log
 
@@ -20,11 +23,17 @@ def signature_coordinates(
     word: tuple[int, ...],
     target: str = "coordinate",
 ) -> Float32[np.ndarray, " paths"]:
-    """Returns the coordinate at `word` of each path's signature, or of its tensor log-signature.
+    """The `target` at a word i_1 … i_n of each path's signature S.
 
-    Letters count from 1. signax computes levels 1, …, len(word), in batches of about 32 MiB. The
-    tensor log-signature, for `target="antisymmetric"`, is the Lie series
-    log S = Σ_k (−1)^{k+1} (S − 1)^{⊗k} / k; it vanishes on every shuffle product of shorter words.
+        coordinate:     S^{i_1 … i_n}
+        log_signature:  (log S)^{i_1 … i_n},  log S = Σ_k (−1)^{k+1} (S − 1)^{⊗k} / k
+        alternating:    (1/n!) Σ_σ sgn(σ) S^{i_σ(1) … i_σ(n)},  σ the permutations of 1 … n
+
+    At level 2 the last two are both the Lévy area (S^{ij} − S^{ji})/2. Above it they differ: log S
+    is a Lie series, which vanishes on shuffle products of shorter words, while the alternating sum
+    is the signed volume, which changes sign when two letters are exchanged.
+
+    Letters count from 1. signax computes levels 1, …, n, in batches of about 32 MiB.
     """
     dimension = paths.shape[2]
     size = sum(dimension**level for level in range(1, len(word) + 1))
@@ -41,9 +50,22 @@ def _coordinates(
 ) -> Float[Array, " batch"]:
     """The coordinate at `letters`, here from 0, of a batch of paths."""
     levels = signature(batch, depth=len(letters), flatten=False)
-    if target == "antisymmetric":
+    if target == "log_signature":
         levels = jax.vmap(log)(levels)
+    if target == "alternating":
+        permutations, signs = _signed_permutations(letters, batch.dtype)
+        return levels[-1][:, *permutations.T] @ signs / math.factorial(len(letters))
     return levels[-1][:, *letters]
+
+
+def _signed_permutations(
+    letters: tuple[int, ...], dtype: DTypeLike
+) -> tuple[Int[np.ndarray, "permutations letters"], Float[np.ndarray, " permutations"]]:
+    """The permutations of `letters`, and their signs: 1 if even, −1 if odd."""
+    orders = list(itertools.permutations(range(len(letters))))
+    inversions = [sum(a > b for a, b in itertools.combinations(order, 2)) for order in orders]
+    signs = np.array([(-1) ** n for n in inversions], dtype)
+    return np.array(letters)[np.array(orders)], signs
 
 
 def check_word(word: object, dimension: int) -> tuple[int, ...]:
@@ -73,26 +95,35 @@ def check_word(word: object, dimension: int) -> tuple[int, ...]:
     return tuple(word)
 
 
-def check_antisymmetric(word: tuple[int, ...], length: int) -> None:
-    """Checks that the log-signature at `word` says something new of paths with `length` points.
+def check_target(target: str, word: tuple[int, ...], length: int) -> None:
+    """Checks that `target` at `word` is not the increment, and not zero on all paths of a length.
 
     Raises:
-        ValueError: for a word of one letter, one where every log-signature vanishes, or two points.
+        ValueError: for a word of one letter, one where every log-signature or alternating sum
+            vanishes, or paths of too few points; never for the plain coordinate.
     """
+    if target == "coordinate":
+        return
     if len(word) == 1:
         raise ValueError(
-            f"word must have at least two letters for target='antisymmetric', got {word}, whose "
-            f"log-signature coordinate is the increment that target='coordinate' gives."
+            f"word must have at least two letters for target={target!r}, got {word}, where it is "
+            f"the increment that target='coordinate' gives."
         )
-    if not _bracket_dual(word):
+    if target == "log_signature" and not _bracket_dual(word):
         raise ValueError(
             f"word must not be one whose log-signature coordinate vanishes on every path for "
-            f"target='antisymmetric', got {word}."
+            f"target='log_signature', got {word}."
         )
-    if length < 3:
+    if target == "alternating" and len(set(word)) < len(word):
         raise ValueError(
-            f"length must be at least 3 for target='antisymmetric', got {length}: a straight line "
-            f"has no log-signature above its increment."
+            f"word must not have a letter twice for target='alternating', got {word}: its "
+            f"alternating sum vanishes on every path."
+        )
+    fewest = 3 if target == "log_signature" else len(word) + 1
+    if length < fewest:
+        raise ValueError(
+            f"length must be at least {fewest} for target={target!r} and word {word}, got "
+            f"{length}: on a path of fewer points the target vanishes."
         )
 
 

@@ -1,5 +1,7 @@
 """Random paths: the rounded Gaussian walks of the published experiment."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -9,10 +11,15 @@ from jaxtyping import Float32
 from tasks import arguments
 
 
-def rounded_random_walks(
-    n_paths: int, length: int, dimension: int, seed: int = 1234
-) -> Float32[np.ndarray, "n_paths length dimension"]:
-    """Returns walks X_t = c · Σ_{s ≤ t} round(g_s), g_s ~ N(0, I), with max|X| = 1 over all.
+class Walks(NamedTuple):
+    """Paths on a lattice: every coordinate is a whole number of units."""
+
+    paths: Float32[np.ndarray, "n_paths length dimension"]
+    unit: float
+
+
+def rounded_random_walks(n_paths: int, length: int, dimension: int, seed: int = 1234) -> Walks:
+    """Returns walks X_t = c · Σ_{s ≤ t} round(g_s), g_s ~ N(0, I), with max|X| = 1 over all, and c.
 
     The normal numbers are JAX's for `PRNGKey(seed)` and the shape (n_paths, length, dimension), in
     the bit order that was JAX's default before version 0.5 (`jax_threefry_partitionable=False`),
@@ -38,4 +45,4 @@ def rounded_random_walks(
             f"n_paths must be large enough for one step that is not zero, got {n_paths} paths of "
             f"length {length} in dimension {dimension} that never move with seed {seed}."
         )
-    return paths / largest
+    return Walks(paths / largest, 1 / float(largest))

@@ -1,4 +1,4 @@
-"""Regression on a coordinate of the path signature, or of its anti-symmetric part."""
+"""Regression on a coordinate of the path signature, its logarithm or its alternating part."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ from jaxtyping import Array, Float
 
 from tasks import arguments
 from tasks.base import AbstractTask, Data, Split
-from tasks.coordinates import check_antisymmetric, check_word, signature_coordinates
+from tasks.coordinates import check_target, check_word, signature_coordinates
 from tasks.paths import rounded_random_walks
 
-TARGETS = ("coordinate", "antisymmetric")
+TARGETS = ("coordinate", "log_signature", "alternating")
 
 
 @final
@@ -22,13 +22,18 @@ TARGETS = ("coordinate", "antisymmetric")
 class SignatureTask(AbstractTask):
     """Predict one coordinate of a rounded random walk's signature from the walk.
 
-    Inputs are the walks of `tasks.paths.rounded_random_walks`. With `target="coordinate"` and word
-    (i_1, …, i_n) the label is S = ∫_{t_1 < … < t_n} dX^{i_1} … dX^{i_n} of the piecewise linear
-    path, which begins at its first point (no basepoint); with `target="antisymmetric"` it is the
-    same coordinate of the tensor log-signature, for (1, 2) the Lévy area (S^{12} − S^{21})/2.
-    Labels are divided by their largest absolute value over the data set. The first part of the
-    paths is trained on, the rest validates. Words (1, 2) and (1, 2, 3) with the other arguments at
-    their defaults are the published "area" and "volume" problems of Cirone et al. (2024), Figure 1.
+    Inputs are the walks of `tasks.paths.rounded_random_walks`. With word (i_1, …, i_n) the label is
+    made of the signature S^{i_1 … i_n} = ∫_{t_1 < … < t_n} dX^{i_1} … dX^{i_n} of the piecewise
+    linear path, which begins at its first point (no basepoint):
+
+        coordinate:     S^{i_1 … i_n}
+        log_signature:  (log S)^{i_1 … i_n}, of the logarithm in the tensor algebra
+        alternating:    (1/n!) Σ_σ sgn(σ) S^{i_σ(1) … i_σ(n)}, the signed volume
+
+    For (1, 2) the last two are both the Lévy area (S^{12} − S^{21})/2. Labels are divided by their
+    largest absolute value over the data set. The first part of the paths is for training, the rest
+    for validation. Words (1, 2) and (1, 2, 3) with the other arguments at their defaults are the
+    published "area" and "volume" problems of Cirone et al. (2024), Figure 1.
 
     Arguments:
         dimension: number of channels d.
@@ -36,13 +41,13 @@ class SignatureTask(AbstractTask):
         length: points per path.
         n_paths: paths in all.
         train_fraction: share of them to train on, in (0, 1).
-        target: "coordinate" or "antisymmetric".
+        target: "coordinate", "log_signature" or "alternating".
         seed: of the walks.
 
     Raises:
         TypeError, ValueError: for any argument outside its range, for a word of more than 12
-            letters or 100,000 signature coefficients, and for an anti-symmetric coordinate that
-            vanishes on every path.
+            letters or 100,000 signature coefficients, and for a target that vanishes on every
+            path.
     """
 
     dimension: int = 2
@@ -50,7 +55,7 @@ class SignatureTask(AbstractTask):
     length: int = 100
     n_paths: int = 100_000
     train_fraction: float | int = 0.8
-    target: Literal["coordinate", "antisymmetric"] = "coordinate"
+    target: Literal["coordinate", "log_signature", "alternating"] = "coordinate"
     seed: int = 1234
 
     metric: ClassVar[str] = "rmse"
@@ -73,21 +78,21 @@ class SignatureTask(AbstractTask):
         arguments.train_size(fraction, self.n_paths)
         if self.target not in TARGETS:
             raise ValueError(f"target must be one of {TARGETS}, got {self.target!r}.")
-        if self.target == "antisymmetric":
-            check_antisymmetric(tuple(self.word), self.length)
+        check_target(self.target, tuple(self.word), self.length)
 
     @property
     def channels(self) -> int:
         return self.dimension
 
     def load(self) -> Data:
-        paths = rounded_random_walks(self.n_paths, self.length, self.dimension, self.seed)
+        walks = rounded_random_walks(self.n_paths, self.length, self.dimension, self.seed)
+        paths = walks.paths
         labels = signature_coordinates(paths, tuple(self.word), self.target)
         largest = np.abs(labels).max()
         if largest == 0:
             raise ValueError(
                 f"n_paths must be large enough for one label that is not zero, got {self.n_paths} "
-                f"paths of length {self.length} whose coordinate {self.word} is zero."
+                f"paths of length {self.length} whose {self.target} {self.word} is zero."
             )
         targets = (labels / largest)[:, None]
         cut = arguments.train_size(self.train_fraction, self.n_paths)
@@ -95,6 +100,7 @@ class SignatureTask(AbstractTask):
             train=Split(paths[:cut], targets[:cut]),
             validation=Split(paths[cut:], targets[cut:]),
             auxiliary=None,
+            unit=walks.unit,
         )
 
     def loss(

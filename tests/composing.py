@@ -3,11 +3,19 @@
 from pathlib import Path
 
 from experiments import config
-from experiments.config import Run, compose_run
+from experiments.config import Run, compose_plain, compose_run
 from experiments.loggers import MemoryLogger
 from experiments.rundir import RunDirectory
 
-__all__ = ["CONFIGS", "TINY_A5", "TINY_SIGNATURE", "TINY_TRAIN", "compose_run", "execute"]
+__all__ = [
+    "CONFIGS",
+    "TINY_A5",
+    "TINY_SIGNATURE",
+    "TINY_TRAIN",
+    "compose_plain",
+    "compose_run",
+    "execute",
+]
 
 CONFIGS = Path(config.CONFIGS)
 

@@ -33,9 +33,10 @@ class Nursery:
             env={**os.environ, "WANDB_MODE": "disabled", **environment},
         )
 
-    def start(self, arguments: list[str], patch: str = "") -> int:
+    def start(self, arguments: list[str], patch: str = "", **environment: str) -> int:
         """Starts the command, after the Python code `patch`; returns the process id."""
         request = {"arguments": arguments, "patch": patch, "log": str(self.log)}
+        request |= {"environment": environment}
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
         return int(self._process.stdout.readline())
@@ -51,9 +52,9 @@ class Nursery:
             assert time.monotonic() < end, f"nothing happened; the child printed {self.printed()}"
             time.sleep(0.005)
 
-    def run(self, arguments: list[str], patch: str = "") -> int:
+    def run(self, arguments: list[str], patch: str = "", **environment: str) -> int:
         """Starts the command and waits for its end."""
-        self.start(arguments, patch)
+        self.start(arguments, patch, **environment)
         return self.wait()
 
     def printed(self) -> str:
@@ -78,6 +79,7 @@ def _serve() -> None:
             os.dup2(log, 1)
             os.dup2(log, 2)
             faulthandler.dump_traceback_later(90)  # should it hang, the log says where
+            os.environ.update(request["environment"])
             exec(request["patch"], {})
             code = command(request["arguments"])
             sys.stdout.flush()

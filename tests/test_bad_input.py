@@ -16,6 +16,7 @@ import jax
 import numpy as np
 import pytest
 from composing import TINY_A5, TINY_SIGNATURE, TINY_TRAIN
+from hydra._internal.hydra import Hydra
 
 from experiments.rundir import RunDirectory
 from tasks.a5_files import write_word_file
@@ -41,6 +42,7 @@ USAGE: dict[str, tuple[list[str], list[str]]] = {
     "a new key at the top": (["+seed=3"], ["seed: unknown key", "seeds"]),
     "a new key, forced": (["++model.detph=3"], ["model.detph: unknown key", "depth"]),
     "a new deep key": (["+train.pace.fast=1"], ["train.pace: unknown key", "steps"]),
+    "a new key of a mixer": (["+model.mixer.d_stat=3"], ["model.mixer.d_stat: unknown", "d_state"]),
     "a key of another optimizer": (
         ["optimizer=adam", "+optimizer.momentun=0.9"],
         ["optimizer.momentun: unknown key", "learning_rate"],
@@ -120,6 +122,10 @@ USAGE: dict[str, tuple[list[str], list[str]]] = {
     ),
     "a mode of W&B": (["logger.loggers.wandb.mode=on"], ["logger.loggers.wandb", "on", "offline"]),
     "a module that is missing": (["task._target_=tasks.none.Nothing"], ["tasks.none.Nothing"]),
+    "a class that is missing": (
+        ["model.mixer._target_=ssm.mixers.Nothing"],
+        ["model.mixer._target_", "ssm.mixers.Nothing"],
+    ),
     "an abstract class": (
         ["model.mixer._target_=ssm.mixers.AbstractMixer"],
         ["model.mixer._target_: got 'ssm.mixers.AbstractMixer'", "not abstract"],
@@ -218,8 +224,16 @@ USAGE: dict[str, tuple[list[str], list[str]]] = {
         ["task.word", "12", "13"],
     ),
     "a word that says nothing new": (
-        ["task=signature", "task.word=[1,1]", "task.target=antisymmetric"],
-        ["task.word", "antisymmetric", "(1, 1)"],
+        ["task=signature", "task.word=[1,1]", "task.target=log_signature"],
+        ["task.word", "log_signature", "(1, 1)"],
+    ),
+    "an alternating sum over equal letters": (
+        ["task=signature", "task.word=[1,2,1]", "task.target=alternating"],
+        ["task.word", "alternating", "(1, 2, 1)"],
+    ),
+    "a target by its former name": (
+        ["task=signature", "task.target=antisymmetric"],
+        ["task.target", "'antisymmetric'", "'coordinate'", "'log_signature'", "'alternating'"],
     ),
     # What does not go together.
     "a pooled token model": (["model.pooling=mean"], ["model.pooling: got 'mean'", "'none'"]),
@@ -229,22 +243,27 @@ USAGE: dict[str, tuple[list[str], list[str]]] = {
     ),
     "least squares on tokens": (["procedure=readout"], ["procedure: got 'readout'", "'train'"]),
     "least squares at every position": (
-        [*READOUT, "model.pooling=none"],
+        ["task=area", "model=mamba", "procedure=readout", "model.pooling=none"],
         ["model.pooling: got 'none'", "'last'"],
     ),
-    "tokens without an encoder": (["model.encode=false"], ["model.encode: got False", "encoder"]),
-    "a path for Mamba": (
-        ["task=area", "model.encode=false"],
-        ["model.encode: got False", "linear CDE"],
+    "tokens without an encoder": (
+        ["+experiment=figure1/linear_cde", "task=a5", "published=null"],
+        ["model: vocabulary: got 60", "real inputs"],
     ),
-    "a block around a path": (
-        [*READOUT, "model.bare=false"],
-        ["model.encode, model.bare: got False, False", "bare=true"],
+    "blocks of a model without": (
+        [*READOUT, "model.depth=2"],
+        ["model.depth: unknown key", "ssm.model.MixerReadout takes mixer, d_model"],
     ),
-    "a bare block with a norm": (
-        [*READOUT, "model.norm=true"],
-        ["model.bare: got True", "norm True"],
+    "a step of time": (
+        ["model=linear_cde", "model.mixer.dt=-1"],
+        ["model.mixer.dt: got -1", "positive number or '1/length'"],
     ),
+    "a scan that the structure does not admit": (
+        ["model.mixer.form=convolution"],
+        ["form: got 'convolution' for Decay", "'chunked'"],
+    ),
+    "an unknown scan": (["model.mixer.form=fast"], ["model.mixer.form: got 'fast'", "'auto'"]),
+    "a later version": (["version=3"], ["version: got 3", "expected 2"]),
     "heads": (
         ["model=transformer", "model.mixer.num_heads=7"],
         ["model.mixer.num_heads: got 7", "divisor of d_model"],
@@ -255,7 +274,7 @@ USAGE: dict[str, tuple[list[str], list[str]]] = {
     ),
     "an odd state": (
         ["model=s5", "model.mixer.d_state=7"],
-        ["model.mixer.d_state, model.mixer.blocks: got 7, 1", "multiple"],
+        ["model.mixer.d_state, model.mixer.blocks: got 7, 1", "multiple", "conjugate pairs"],
     ),
     "steps in the wrong order": (
         ["model.mixer.dt_min=1"],
@@ -457,6 +476,8 @@ def say(own_errors, monkeypatch, tmp_path, capfd):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", sys.argv)
     monkeypatch.setattr(experiments.run, "use_compilation_cache", lambda: None)
+    # Hydra composes a first time to look for hydra.mode, which no case sets.
+    monkeypatch.setattr(Hydra, "get_mode", lambda *_, **__: None)
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
     precision = jax.config.jax_default_matmul_precision
 

@@ -22,16 +22,22 @@ product.defvjp(
 
 
 def scaled(power, matrix, z):
-    """`product` also of the matrix alone, which does not move where only z does."""
+    """`product` also of the matrix alone, which does not move where only z does; and a norm."""
     calls.append(len(z))
-    return jnp.sin(product(matrix, z) + jnp.trace(product(matrix, jnp.eye(2)))) ** power
+    y = jnp.sin(product(matrix, z) + jnp.trace(product(matrix, jnp.eye(2)))) ** power
+    return y, jnp.sum(z * z, axis=1)
 
 
-aware = batch_aware(scaled, static=1, shared=1)
+two_results = batch_aware(scaled, static=1, shared=1)
+
+
+def aware(power, matrix, z):
+    y, norm = two_results(power, matrix, z)
+    return y * norm
 
 
 def plain(power, matrix, z):
-    return jnp.sin(z @ matrix + jnp.trace(matrix)) ** power
+    return jnp.sin(z @ matrix + jnp.trace(matrix)) ** power * jnp.sum(z * z)
 
 
 MATRIX = jnp.linspace(-1, 1, 6).reshape(2, 3)
@@ -76,6 +82,16 @@ TRANSFORMATIONS = {
 def test_every_transformation_gives_the_same(name):
     transformation = TRANSFORMATIONS[name]
     np.testing.assert_allclose(transformation(aware), transformation(plain), rtol=1e-6, atol=1e-7)
+
+
+def test_the_results_are_a_tuple():
+    """Of one example without an axis of examples, of a batch with one."""
+    assert [v.shape for v in two_results(2, MATRIX, Z[0])] == [(3,), ()]
+    results = jax.jit(jax.vmap(lambda z: two_results(2, MATRIX, z)))(Z)
+    assert isinstance(results, tuple)
+    assert [v.shape for v in results] == [(4, 3), (4,)]
+    only_norm = jax.grad(lambda z: two_results(2, MATRIX, z)[1])(Z[0])
+    np.testing.assert_allclose(only_norm, 2 * Z[0], rtol=1e-6)
 
 
 def test_a_vmap_is_one_call_on_the_batch():

@@ -1,11 +1,10 @@
-"""Every option and experiment composes, builds and runs two steps; a wrong one is one error."""
+"""Every option and experiment composes, builds and trains; wrong ones: `test_bad_input.py`."""
 
 from pathlib import Path
 
 import pytest
-from composing import CONFIGS, TINY_A5, TINY_SIGNATURE, TINY_TRAIN, compose_run, execute
+from composing import CONFIGS, compose_run, execute
 
-from experiments.errors import ConfigError
 from experiments.identity import differences
 from experiments.published import published
 
@@ -17,16 +16,20 @@ EXPERIMENTS = sorted(
 )
 SMALL = [e for e in EXPERIMENTS if e.startswith("small/")]
 PAPERS = [e for e in EXPERIMENTS if e not in SMALL and e != "figure1/diagonal_cde"]
+OTHER_TASK = {"figure1/s4": "signature", "figure1/s5": "volume", "figure2/rnn": "word_problem"}
+"""Instead of the experiment's own, so that each task is run."""
+
 SMALL_MIXER = {
     "mamba": ["model.mixer.d_state=2"],
     "s4": ["model.mixer.d_state=2"],
     "s5": ["model.mixer.d_state=2"],
-    "transformer": ["model.mixer.num_heads=2", "model.mixer.d_feedforward=8"],
+    "transformer": ["model.mixer.num_heads=2", "model.mixer.d_feedforward=16"],
 }
 
 
 def test_every_config_file_is_reached():
-    assert {"mamba", "linear_cde", "diagonal_cde", "s4", "s5", "rnn", "transformer"} == set(MODELS)
+    assert {"mamba", "linear_cde", "diagonal_cde", "s4", "s5", "rnn", "transformer"} <= set(MODELS)
+    assert set(TASKS) >= {"a5", "area", *OTHER_TASK.values()}
     assert {e.rpartition("/")[0] for e in EXPERIMENTS} == {
         "figure1", "figure2", "small/figure1", "small/figure2"
     }  # fmt: skip
@@ -34,43 +37,41 @@ def test_every_config_file_is_reached():
     assert len(PAPERS) == 9
 
 
-@pytest.mark.parametrize("task", TASKS)
-def test_every_task_runs_two_steps(task, tmp_path):
-    """Every model on the tasks it fits is in `test_learning.py`."""
-    tiny = TINY_A5[1:] if task in ("a5", "word_problem") else TINY_SIGNATURE[1:]
-    options = [f"task={task}", *tiny, "model=rnn", "model.d_model=4", *TINY_TRAIN]
-    _, summary = execute(compose_run(options, tmp_path))
-    assert summary["seeds"]["0"]["final"]
-
-
 @pytest.mark.parametrize(
     "experiment",
     [pytest.param(e, marks=[pytest.mark.slow] if e in SMALL else []) for e in EXPERIMENTS],
 )
-def test_every_experiment_runs_two_steps(experiment, tmp_path):
+def test_every_experiment_learns(experiment, tmp_path):
     """Those of the small study among the slow tests: `results/small` has them as well."""
     folder, _, model = experiment.rpartition("/")
     figure = folder.removeprefix("small/")
+    readout = model.endswith("_cde")
     tiny = (
-        ["task.n_paths=120", "task.length=8"]
+        ["task.length=8", f"task.n_paths={120 if readout else 400}"]
         if figure == "figure1"
-        else ["task.group=S3", "task.length=4"]
+        else ["task.group=S3", "task.length=4", "train.auxiliary_batch_size=3"]
     )
+    if experiment in OTHER_TASK:
+        tiny.append(f"task={OTHER_TASK[experiment]}")
     options = [
         f"+experiment={experiment}",
         *tiny,
-        "model.d_model=4",
+        "model.d_model=8",
         *SMALL_MIXER.get(model, []),
-        "train.steps=2",
-        "train.evaluate_every=1",
+        "optimizer.learning_rate=0.003",
+        "train.steps=200",
+        "train.evaluate_every=50",
         "seeds=[0]",
     ]
-    if figure == "figure2":
-        options += ["train.batch_size=4", "train.auxiliary_batch_size=3"]
     run = compose_run(options, tmp_path)
     assert run.preset == ("small" if experiment in SMALL else figure)
-    _, summary = execute(run)
-    assert summary["seeds"]["0"]["final"]
+    logger, summary = execute(run)
+    if figure == "figure1" and readout:
+        assert summary["seeds"]["0"]["final"]["rmse"] < summary["baselines"]["rmse_zero"]
+    else:
+        losses = [r.value for r in logger.records if (r.split, r.metric) == ("train", "loss")]
+        assert len(losses) == 4
+        assert losses[-1] < losses[0]
 
 
 def test_diagonal_features_have_the_dense_ones_protocol(tmp_path):
@@ -92,11 +93,12 @@ def test_small_experiments_differ_in_size_alone(experiment, tmp_path):
         for name in (experiment, experiment.removeprefix("small/"))
     )
     sizes = {"d_state", "num_heads", "d_feedforward", "dropout"}
+    sizes |= {"log_real", "real_normal"}  # how the kept results of the small study's S5 began
     assert {k: v for k, v in small["model"]["mixer"].items() if k not in sizes} == {
         k: v for k, v in paper["model"]["mixer"].items() if k not in sizes
     }
-    for key in ("activation", "norm", "pooling", "encode", "bare", "positions"):
-        assert small["model"][key] == paper["model"][key]
+    for key in ("_target_", "activation", "norm", "pooling", "positions"):
+        assert small["model"].get(key) == paper["model"].get(key)
     assert small["procedure"] == paper["procedure"]
     assert small["seeds"] == paper["seeds"]
     assert small["train"]["stop_at"] == paper["train"]["stop_at"]
@@ -116,9 +118,14 @@ def test_every_experiment_is_the_papers(experiment, tmp_path):
         assert config["train"]["steps"] == 401 * 2500
         assert config["optimizer"]["learning_rate"] == 1e-4
         assert (config["train"]["batch_size"], config["train"]["mixing"]) == (32, "none")
-        assert (config["model"]["dropout"], config["model"]["norm"]) == (0, False)
+        features = {"_target_", "_partial_", "d_model", "mixer"}  # no blocks, no pooling
+        if "linear" in experiment:
+            assert config["model"].keys() == features
+            assert config["model"]["_target_"] == "ssm.model.MixerReadout"
+        else:
+            assert (config["model"]["dropout"], config["model"]["norm"]) == (0, False)
+            assert config["model"]["pooling"] == "mean"
         assert config["model"]["mixer"].get("d_state", 256) == 256
-        assert config["model"]["pooling"] == ("last" if "linear" in experiment else "mean")
     else:
         model = experiment.partition("/")[2]
         rates = {"rnn": 1e-4, "s4": 1e-4, "transformer": 2e-4, "mamba": 3e-4, "linear_cde": 2e-4}
@@ -154,12 +161,6 @@ def test_groups_tell_configurations_apart_and_seeds_not(tmp_path):
     assert group("task=word_problem") != group("task=word_problem", "task.group=S4")
 
 
-def test_too_few_examples_for_a_readout_is_a_clear_error(tmp_path):
-    run = compose_run(["task=area", "model=linear_cde", "task.n_paths=200"], tmp_path)
-    with pytest.raises(ConfigError, match=r"model\.d_model: got 256 with 160 training examples"):
-        execute(run)
-
-
 def test_mambas_learning_rate_follows_its_depth(tmp_path):
     for depth, rate in ((1, 3e-4), (2, 3e-4), (3, 1e-4), (4, 1e-4)):
         run = compose_run(["+experiment=figure2/mamba", f"model.depth={depth}"], tmp_path)
@@ -175,47 +176,6 @@ def test_the_published_row_follows_the_overrides(tmp_path):
     assert "0.01965" in published(run.published)
     assert "no depth" in published("figure2/mamba-20")
     assert "4 block(s)" in published("figure2/mamba-12")
-
-
-WRONG = {
-    "length 1": (["task.length=1"], "task.length"),
-    "depth 0": (["model.depth=0"], "model.depth: got 0"),
-    "an odd state": (["model=s5", "model.mixer.d_state=7"], "conjugate pairs"),
-    "a pooled A5 model": (["model.pooling=mean"], "model.pooling: got 'mean'"),
-    "an unpooled regressor": (["task=area", "model.pooling=none"], "model.pooling: got 'none'"),
-    "least squares on tokens": (["procedure=readout"], "procedure: got 'readout'"),
-    "a procedure": (["procedure=guess"], "procedure: got 'guess'"),
-    "an unknown argument": (["+model.mixer.d_stat=3"], "model.mixer.d_stat: unknown key"),
-    "a wrong type": (["model.mixer.d_state=many"], "model.mixer.d_state: got 'many'; expected int"),
-    "a fraction of a layer": (["model.depth=1.5"], "model.depth: got 1.5; expected int"),
-    "a wrong choice": (["model.activation=tanh"], "model.activation: got 'tanh'; expected one of"),
-    "a group": (["task=word_problem", "task.group=M11"], "M11"),
-    "a word": (["task=signature", "task.word=[1,5]"], "5"),
-    "a learning rate": (["optimizer.learning_rate=fast"], "optimizer.learning_rate: got 'fast'"),
-    "no seeds": (["seeds=[]"], "seeds: got []"),
-    "a seed twice": (["seeds=[1,1]"], "seeds: got [1, 1]"),
-    "a target": (["model.mixer._target_=ssm.mixers.Nothing"], "ssm.mixers.Nothing"),
-    "heads": (["model=transformer", "model.mixer.num_heads=7"], "num_heads: got 7"),
-    "tokens without an encoder": (["model.encode=false"], "tokens need an encoder"),
-    "a path for Mamba": (["task=area", "model.encode=false"], "cannot read the path"),
-    "steps": (["train.steps=0"], "train.steps: got 0"),
-    "a depth the paper lacks": (["+experiment=figure2/mamba", "model.depth=5"], "got 5"),
-}
-
-
-@pytest.mark.parametrize("name", WRONG)
-def test_a_wrong_configuration_is_one_clear_error(name, tmp_path):
-    overrides, message = WRONG[name]
-    with pytest.raises(ConfigError) as error:
-        compose_run(overrides, tmp_path)
-    assert message in str(error.value)
-    assert "\n" not in str(error.value)
-
-
-def test_batches_must_fit_the_data(tmp_path):
-    run = compose_run([*TINY_A5, "train.batch_size=4000"], tmp_path)
-    with pytest.raises(ConfigError, match=r"train\.batch_size: got 4000"):
-        execute(run)
 
 
 def test_no_config_has_a_key_its_target_lacks_or_hides_an_argument():

@@ -1,10 +1,5 @@
 """What makes two runs the same, and what does not."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 from composing import TINY_A5, compose_run
 
@@ -48,22 +43,18 @@ def test_seeds_are_of_the_run_and_not_of_the_cell(tmp_path):
     assert cell_of(one) == cell_of(other)
 
 
-def test_the_number_of_devices_is_no_part_of_it(tmp_path):
-    program = (
-        "import jax; from composing import *; from pathlib import Path;"
-        "from experiments.identity import identity_of;"
-        "print(jax.device_count(), identity_of(compose_run(TINY_A5, Path('x')).info.config))"
-    )
+def test_the_number_of_devices_is_no_part_of_it(tmp_path, nursery):
+    program = """
+import jax, os
+from pathlib import Path
+from composing import *
+from experiments.identity import identity_of
+print(jax.device_count(), identity_of(compose_run(TINY_A5, Path("x")).info.config), flush=True)
+os._exit(0)
+"""
     flags = "--xla_force_host_platform_device_count=3"
-    printed = subprocess.run(
-        [sys.executable, "-c", program],
-        env=os.environ | {"XLA_FLAGS": flags},
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    assert printed.split() == ["3", identity_of(config(tmp_path))]
+    assert nursery.run([], program, XLA_FLAGS=flags) == 0, nursery.printed()
+    assert nursery.printed().split() == ["3", identity_of(config(tmp_path))]
 
 
 def test_other_code_is_another_run(tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ import pytest
 
 from ssm.init import hippo_n_diagonal, inverse_softplus, named_key
 from ssm.mixers import RNN, S4, S5, S6, LinearCDE, TransformerLayer
+from ssm.mixers.short_convolution import ShortConvolution
 from ssm.model import SequenceModel
 
 KEY = jr.key(0)
@@ -49,20 +50,58 @@ def test_s4():
 
 def test_the_softplus_quirk_makes_large_steps():
     layer = S4(500, d_state=1, softplus_dt=True, key=KEY)
-    dt = layer.discrete()[0].real / -jnp.exp(layer.a_log)
+    dt = layer.step_size()
     assert dt.min() > 0.69
     assert dt.max() < 0.75
 
 
 def test_s5():
+    """Of lindermanlab/S5, with C_init = "trunc_standard_normal": B₀ has variance 1/d_state, C₀
+    complex entries with E|C₀|² = 2/d_state."""
     layer = S5(300, d_state=64, blocks=2, key=KEY)
-    np.testing.assert_allclose(-jnp.exp(layer.a_log), -0.5, rtol=1e-5)
+    np.testing.assert_allclose(layer.a_real, -0.5, rtol=1e-5)
     assert np.all(layer.a_imag > 0)
+    np.testing.assert_array_equal(layer.a_imag[:16], layer.a_imag[16:])
+    np.testing.assert_allclose(layer.a_imag[:16], hippo_n_diagonal(32)[0].imag, rtol=1e-5)
     assert layer.b.shape == (32, 300, 2)
-    # V* is an isometry onto half the modes: B keeps half the energy of the Lecun-normal matrix.
-    np.testing.assert_allclose(jnp.sum(layer.b**2), 64 / 2, rtol=0.05)
-    np.testing.assert_allclose(jnp.sum(layer.c**2), 300 / 2, rtol=0.05)
+    assert layer.c.shape == (300, 32, 2)
+    # V* is an isometry onto half the modes, so that an entry of V* B₀ has B₀'s E|·|², and C₀'s too.
+    assert_mean(layer.b**2, 0.5 / 64)
+    assert_mean(layer.c**2, 1 / 64)
     is_normal(layer.d, 1)
+    assert layer.log_dt.shape == (32,)
+    is_uniform(S5(2, d_state=1000, blocks=10, key=KEY).log_dt, np.log(1e-3), np.log(1e-1))
+
+
+def assert_mean(x, expected):
+    np.testing.assert_allclose(np.mean(x), expected, rtol=0.05)
+
+
+def test_s5_s_matrices_are_truncated_at_two_deviations():
+    """With two modes, of which the second is the conjugate of the first, B₀ = 2 Re(V V* B₀)."""
+    layer = S5(3000, d_state=2, key=KEY)
+    _, vectors = hippo_n_diagonal(2)
+    b = (np.asarray(layer.b[..., 0]) + 1j * np.asarray(layer.b[..., 1]))[0]
+    entries = 2 * np.real(np.outer(vectors[:, 0], b))
+    assert_mean(entries**2, 1 / 2)
+    most = 2 / 0.87962566103423978 / 2**0.5  # of a normal of variance 1/2 after truncation
+    assert 0.98 * most < np.max(np.abs(entries)) <= most * (1 + 1e-5)
+
+
+def test_s5_s_options():
+    """A logarithm of the real part; and real normal matrices, which draw from other variances."""
+    layer = S5(300, d_state=64, blocks=2, log_real=True, key=KEY)
+    np.testing.assert_allclose(layer.a_real, np.log(0.5), rtol=1e-5)
+    np.testing.assert_allclose(layer.rates().real, -0.5, rtol=1e-5)
+    layer = S5(300, d_state=64, blocks=2, real_normal=True, key=KEY)
+    assert_mean(layer.b**2, 0.5 / 300)
+    assert_mean(layer.c**2, 0.5 / 64)
+    one = S5(3000, d_state=2, real_normal=True, key=KEY)
+    _, vectors = hippo_n_diagonal(2)
+    for parts, axis, variance in ((one.b, 0, 1 / 3000), (one.c, 1, 1 / 2)):
+        z = np.take(np.asarray(parts[..., 0]) + 1j * np.asarray(parts[..., 1]), 0, axis)
+        v = vectors[:, 0] if axis == 0 else vectors[:, 0].conj()
+        is_normal(2 * np.real(np.outer(v, z)), variance**0.5)
 
 
 def test_hippo_n_is_diagonalised_by_a_unitary_matrix():
@@ -98,6 +137,12 @@ def test_rnn_and_transformer():
         np.testing.assert_array_equal(projection.bias, 0)
     is_uniform(layer.attention.output_proj.weight, -(96**-0.5), 96**-0.5)
     assert layer.attention_norm.eps == 1e-5
+
+
+def test_the_short_convolution():
+    layer = ShortConvolution(2000, taps=4, key=KEY)
+    for part in (layer.weight, layer.bias):
+        is_uniform(part, -1 / 2, 1 / 2)
 
 
 def test_model_ends():

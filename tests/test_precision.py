@@ -1,5 +1,7 @@
 """Mixed precision: what is rounded, and what is not."""
 
+import functools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -9,7 +11,7 @@ import pytest
 
 from ssm.mixers import Mamba, TransformerLayer
 from ssm.model import SequenceModel
-from ssm.precision import Bfloat16Linear, with_products
+from ssm.precision import Bfloat16Linear, as_complex, at_least_float32, with_products
 
 
 def model(products, mixer=Mamba):
@@ -29,9 +31,14 @@ def test_a_product_is_of_rounded_numbers():
     np.testing.assert_allclose(got - linear.bias, expected, rtol=2.0**-8)
 
 
-@pytest.mark.parametrize(
-    "mixer", [Mamba, lambda d, key: TransformerLayer(d, num_heads=2, dropout=0.0, key=key)]
-)
+MIXERS = {
+    "Mamba": Mamba,
+    "full Mamba": functools.partial(Mamba, variant="full"),
+    "Transformer": functools.partial(TransformerLayer, num_heads=2, dropout=0.0),
+}
+
+
+@pytest.mark.parametrize("mixer", MIXERS.values(), ids=MIXERS)
 def test_parameters_outputs_and_gradients_stay_float32(mixer):
     tokens = jnp.array([0, 3, 1])
     full, mixed = model("float32", mixer), model("bfloat16", mixer)
@@ -52,6 +59,24 @@ def test_the_layer_that_makes_delta_is_not_rounded():
     assert isinstance(mixed.blocks[0].mixer.core.x_proj, Bfloat16Linear)
     assert isinstance(mixed.blocks[0].mixer.core.dt_proj, eqx.nn.Linear)
     assert isinstance(mixed.readout, Bfloat16Linear)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", "float64"])
+def test_half_the_digits_become_float32_and_nothing_else_changes(dtype, x64):
+    x = jnp.ones((3, 2), dtype)
+    z = as_complex(x)
+    digits = 64 if dtype == "float64" else 32
+    assert at_least_float32(x).dtype == f"float{digits}"
+    assert z.dtype == f"complex{2 * digits}"
+    np.testing.assert_array_equal(z, [1 + 1j] * 3)
+
+
+@pytest.mark.parametrize("mixer", MIXERS.values(), ids=MIXERS)
+def test_a_model_of_products_in_bfloat16_reads_in_pieces(mixer):
+    mixed, tokens = model("bfloat16", mixer), jnp.array([0, 3, 1])
+    y, state = mixed.read(tokens[:2], mixed.init(3))
+    z, _ = mixed.read(tokens[2:], state)
+    np.testing.assert_allclose(jnp.concatenate([y, z]), mixed(tokens), rtol=2e-2, atol=2e-2)
 
 
 def test_another_name_is_refused(own_errors):

@@ -275,7 +275,7 @@ def keys_with(*pair: str) -> list[str]:
 
 
 @given(data=st.data())
-@settings(RANDOM, max_examples=80)
+@settings(RANDOM, max_examples=50)
 def test_any_override_builds_or_is_one_error_that_names_it(data):
     pair = data.draw(st.sampled_from(PAIRS), "pair")
     key = data.draw(st.sampled_from(keys_with(*pair)), "key")

@@ -1,7 +1,10 @@
 """The README's example of a new model and a new task, run as written."""
 
 import importlib
+import os
 import re
+import shutil
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -35,6 +38,34 @@ def test_the_example_trains(example):
     overrides = [*command.group(1).split(), f"hydra.searchpath=[file://{example}/configs]"]
     _, summary = execute(compose_run(overrides, example))
     assert summary["seeds"]["0"]["final"]["accuracy"] > 4 * summary["baselines"]["accuracy_uniform"]
+
+
+@pytest.mark.slow
+def test_no_other_file_changes(tmp_path):
+    """In a copy with the example's files, what is tested of every mixer and task is of it too."""
+    root = Path(__file__).parents[1]
+    for folder in ("ssm", "tasks", "experiments", "configs", "tests"):
+        ignored = shutil.ignore_patterns("__pycache__", "golden")
+        shutil.copytree(root / folder, tmp_path / folder, ignore=ignored)
+    shutil.copy(root / "pyproject.toml", tmp_path)
+    shutil.copytree(root / "results/published", tmp_path / "results/published")
+    for name, text in BLOCKS.items():
+        yaml = name.endswith(".yaml")
+        path = Path("configs", name) if yaml else Path(*name.split(".")).with_suffix(".py")
+        (tmp_path / path).write_text(text)
+    tests = [f"tests/test_{name}.py" for name in ("contract", "task_contract", "compiles")]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-n", "0", *tests, "-k", "Leaky or leaky or recall"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path), "SLOW_TESTS": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    passed = re.search(r"(\d+) passed", done.stdout)
+    assert passed
+    assert int(passed.group(1)) >= 16
 
 
 def test_every_path_in_the_readme_exists():

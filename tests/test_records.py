@@ -85,8 +85,8 @@ def test_a_cell_is_the_published_one_of_its_experiment(overrides):
 def test_other_tasks_and_models_have_names_of_their_own():
     config = composed("task=word_problem", "task.group=A4xZ5", "model=diagonal_cde")
     assert describe(config, "here").cell == Cell("A4xZ5", 5, "diagonal_cde", 1, False, 64)
-    config = composed("task=area", "task.target=antisymmetric", "model=s4")
-    assert describe(config, "here").cell.task == "area, antisymmetric"
+    config = composed("task=area", "task.target=log_signature", "model=s4")
+    assert describe(config, "here").cell.task == "area, log_signature"
     config = composed("task=signature", "task.word=[1,2,2]", "model=s4")
     assert describe(config, "here").cell.task == "signature 1,2,2"
     recall = {"_target_": "tasks.recall.Recall", "length": 7}

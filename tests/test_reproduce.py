@@ -148,11 +148,6 @@ def test_every_published_cell_has_a_job(jobs):
         jobs.chains("figure2", published, [3, 13], SEEDS)
 
 
-def reproduce(*arguments, **options):
-    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, **options)
-
-
 def test_a_study_is_run_once(jobs, tmp_path, capfd):
     import reproduce
 
@@ -311,22 +306,26 @@ def test_a_run_that_another_process_has_is_left_to_it(jobs, tmp_path, capsys):
     assert f"{directory}: another process is running it" in said
 
 
-def test_a_run_that_fails_is_shown(tmp_path):
-    folder = tmp_path / "it's here"  # quoted for Hydra
-    command = ["figure2", "--models", "rnn", "--jobs", 2, "--seeds", 0, "--results", folder]
+def test_a_run_that_fails_is_shown(jobs, tmp_path, capfd):
+    import reproduce
+
+    folder = str(tmp_path / "it's here")  # quoted for Hydra
+    command = ["figure2", "--models", "rnn", "--jobs", "2", "--seeds", "0", "--results", folder]
     for _ in range(2):  # what the first leaves is not in the way of the second
-        done = reproduce(*command, "--", *TINY, "model.dropout=2")
-        assert done.returncode == 2
-        assert "figure2/rnn-3-depth1-seeds0: exit code 2" in done.stderr
-        assert "model.dropout" in done.stderr
-        assert "1 of 1 models stopped" in done.stdout
+        assert reproduce.main([*command, "--", *TINY, "model.dropout=2"]) == 2
+        said = capfd.readouterr()
+        assert "figure2/rnn-3-depth1-seeds0: exit code 2" in said.err
+        assert "model.dropout" in said.err
+        assert "1 of 1 models stopped" in said.out
 
 
-def test_a_signal_leaves_a_checkpoint_and_the_same_command_goes_on(tmp_path):
-    command = ["figure2", "--models", "linear_cde", "--lengths", 3]  # which has no other depth
-    command += ["--seeds", 0, "--results", tmp_path]
+def test_a_signal_leaves_a_checkpoint_and_the_same_command_goes_on(jobs, tmp_path, capfd):
+    import reproduce
+
+    command = ["figure2", "--models", "linear_cde", "--lengths", "3"]  # which has no other depth
+    command += ["--seeds", "0", "--results", str(tmp_path)]
     settings = ["--", *TINY, "train.evaluate_every=1000", "train.steps=4000", "train.stop_at=null"]
-    line = [sys.executable, str(SCRIPT), *map(str, command), *settings]
+    line = [sys.executable, str(SCRIPT), *command, *settings]
     process = subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     directory = tmp_path / "figure2" / "linear_cde-3-depth1-seeds0"
     deadline = time.monotonic() + 120
@@ -335,10 +334,9 @@ def test_a_signal_leaves_a_checkpoint_and_the_same_command_goes_on(tmp_path):
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 75, output.decode()
-    listed = reproduce(*command, "--dry-run", *settings)
-    assert listed.stdout == "figure2 linear_cde: linear_cde-3-depth1-seeds0\n"
-    done = reproduce(*command, *settings)
-    assert done.returncode == 0, done.stderr
-    assert "goes on" in done.stdout
+    assert reproduce.main([*command, "--dry-run", *settings]) == 0
+    assert capfd.readouterr().out == "figure2 linear_cde: linear_cde-3-depth1-seeds0\n"
+    assert reproduce.main([*command, *settings]) == 0, capfd.readouterr().err
+    assert "goes on" in capfd.readouterr().out
     (run,) = read_runs([directory])
     assert [step for step, _ in run.seeds[0].curve] == list(range(0, 4001, 1000))

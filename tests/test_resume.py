@@ -13,12 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from composing import TINY_A5
-from nursery import Nursery
 
 from experiments import checkpoint
+from experiments.errors import InUse
 from experiments.loggers import read_metrics
+from experiments.rundir import RunDirectory
 
-STEPS, EVERY, INTERVAL = 1200, 300, 0.05
+STEPS, EVERY, INTERVAL = 800, 200, 0.05
 SMALL = [
     *TINY_A5,
     "model=rnn",
@@ -67,13 +68,6 @@ def move(source, target):
     if now: kill()
 os.replace = move
 """
-
-
-@pytest.fixture(scope="module")
-def nursery(tmp_path_factory):
-    nursery = Nursery(tmp_path_factory.mktemp("nursery"))
-    yield nursery
-    nursery.close()
 
 
 @pytest.fixture(scope="module")
@@ -231,19 +225,18 @@ def interrupted(cut_off, tmp_path):
     return Path(shutil.copytree(cut_off, tmp_path / "run"))
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        "truncated",
-        "pickle",
-        *(pytest.param(d, marks=pytest.mark.slow) for d in ("a byte", "empty", "text")),
-    ],
-)
-def test_a_damaged_checkpoint_gives_way_to_the_one_before(
-    nursery, uninterrupted, interrupted, tmp_path, damage
-):
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(nursery, uninterrupted, interrupted):
     latest = whole_checkpoints(interrupted)[-1]
-    content = latest.read_bytes()
+    latest.write_bytes(latest.read_bytes()[:-100])
+    assert nursery.run(command(interrupted), QUICK) == 0, nursery.printed()
+    assert f"{latest} is damaged" in nursery.printed()
+    assert_same_end(interrupted, uninterrupted)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "pickle", "a byte", "empty", "text"])
+def test_any_damage_to_a_checkpoint_is_found(interrupted, tmp_path, damage):
+    before, latest = whole_checkpoints(interrupted)
+    content, said = latest.read_bytes(), []
     if damage == "truncated":
         latest.write_bytes(content[: len(content) // 2])
     elif damage == "a byte":
@@ -255,10 +248,16 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
         latest.write_text("a note")
     else:
         _poison(latest, tmp_path / "executed")
-    assert nursery.run(command(interrupted), QUICK) == 0, nursery.printed()
-    assert f"{latest} is damaged" in nursery.printed()
+    found = checkpoint.newest(interrupted / "checkpoints", said.append)
+    (warning,) = said
+    assert f"{latest} is damaged" in warning
     assert not (tmp_path / "executed").exists()
-    assert_same_end(interrupted, uninterrupted)
+    expected = checkpoint.newest(interrupted / "checkpoints", said.append)
+    assert whole_checkpoints(interrupted) == [before]
+    assert len(said) == 1
+    assert found.description == expected.description
+    for name, array in expected.arrays.items():
+        np.testing.assert_array_equal(found.arrays[name], array, err_msg=name)
 
 
 def _poison(path, mark):
@@ -317,14 +316,13 @@ def test_a_finished_run_is_not_run_again(nursery, uninterrupted):
 
 
 def test_a_second_process_is_refused_at_once(nursery, tmp_path):
-    second = Nursery(tmp_path)
-    child = nursery.start(command(tmp_path / "run"), QUICK)
-    nursery.wait_for(lambda: (tmp_path / "run" / "metrics.jsonl").exists())
+    """Its exit code is in `test_bad_input.py`."""
+    child = nursery.start(command(tmp_path), QUICK)
+    nursery.wait_for(lambda: (tmp_path / "config.yaml").exists())
     try:
-        assert second.run(command(tmp_path / "run")) == 1
-        assert f"in use by process {child} on" in second.printed()
+        with pytest.raises(InUse, match=f"in use by process {child} on"):
+            RunDirectory(tmp_path, {}).__enter__()
     finally:
-        second.close()
         os.kill(child, signal.SIGKILL)
     assert nursery.wait() == -signal.SIGKILL
 

@@ -74,17 +74,72 @@ def test_coordinates_match_the_float64_oracle(word):
 
 
 @pytest.mark.parametrize("word", [(1, 2), (2, 1), (1, 2, 3), (1, 1, 2), (1, 2, 1), (4, 1, 3, 2)])
-def test_antisymmetric_coordinates_match_the_logarithm_by_hand(word):
+def test_log_signature_coordinates_match_the_logarithm_by_hand(word):
     for seed in range(3):
         path = walk(seed, dimension=4)
         expected = at(oracle_log_signature(path, len(word)), word)
-        assert coordinate(path, word, "antisymmetric") == pytest.approx(expected, abs=2e-5)
+        assert coordinate(path, word, "log_signature") == pytest.approx(expected, abs=2e-5)
 
 
-def test_antisymmetric_12_is_half_the_difference():
+def sum_of_minors(path, word):
+    """n! times the alternating sum at a word of n letters: in an antisymmetric tensor the product
+    of the steps' exponentials keeps each step once at most, Σ_{k_1 < … < k_n} det(ΔX_{k_a}^{i_b}).
+    """
+    steps = np.diff(np.asarray(path, np.float64), axis=0)[:, [letter - 1 for letter in word]]
+    chosen = list(itertools.combinations(range(len(steps)), len(word)))
+    return np.linalg.det(steps[np.array(chosen)]).sum()
+
+
+@pytest.mark.parametrize("word", [(1, 2), (3, 1), (1, 2, 3), (4, 1, 2), (4, 1, 3, 2)])
+def test_alternating_coordinates_are_sums_of_minors(word):
+    for seed in range(3):
+        path = walk(seed, dimension=4)
+        expected = sum_of_minors(path, word) / math.factorial(len(word))
+        assert coordinate(path, word, "alternating") == pytest.approx(expected, abs=2e-5)
+
+
+def test_alternating_123_is_a_product_of_increments_and_areas():
+    """de Bruijn's formula: 3! times it is x_1 (S^{23} − S^{32}) and its cyclic images."""
+    path = walk(0, dimension=3)
+    levels = oracle_signature(path, 2)
+    areas = levels[1] - levels[1].T
+    expected = sum(levels[0][i] * areas[(i + 1) % 3, (i + 2) % 3] for i in range(3)) / 6
+    assert coordinate(path, (1, 2, 3), "alternating") == pytest.approx(expected, abs=2e-5)
+
+
+def test_alternating_coordinates_change_sign_with_two_channels_or_letters():
+    path = walk(1, dimension=4)
+    value = coordinate(path, (1, 2, 4), "alternating")
+    assert abs(value) > 1e-3
+    for exchanged in [(2, 1, 4), (4, 2, 1), (1, 4, 2)]:
+        assert coordinate(path, exchanged, "alternating") == pytest.approx(-value, abs=1e-6)
+        other = path.copy()
+        other[:, [0, 1, 3]] = path[:, [letter - 1 for letter in exchanged]]
+        assert coordinate(other, (1, 2, 4), "alternating") == pytest.approx(-value, abs=1e-6)
+
+
+def test_the_volume_of_the_moment_curve():
+    """The determinant of the velocities of (t, t², t³), over 3!, integrated over r < s < t."""
+    t = np.linspace(0, 1, 401)
+    curve = np.stack([t, t**2, t**3], axis=1)
+    assert coordinate(curve, (1, 2, 3), "alternating") == pytest.approx(1 / 180, rel=1e-3)
+
+
+def test_both_anti_symmetric_targets_are_half_the_difference_at_level_2():
     path = walk(0)
     half = (coordinate(path, (1, 2)) - coordinate(path, (2, 1))) / 2
-    assert coordinate(path, (1, 2), "antisymmetric") == pytest.approx(half, abs=1e-6)
+    for target in ("log_signature", "alternating"):
+        assert coordinate(path, (1, 2), target) == pytest.approx(half, abs=1e-6)
+
+
+def test_at_level_3_the_log_signature_has_no_alternating_part():
+    """Jacobi's identity: the alternating sum of log S is zero while that of S is not."""
+    path = walk(2, dimension=3)
+    permutations = [(1, 2, 3), (2, 3, 1), (3, 1, 2), (2, 1, 3), (1, 3, 2), (3, 2, 1)]
+    logs = [coordinate(path, word, "log_signature") for word in permutations]
+    assert sum(logs[:3]) - sum(logs[3:]) == pytest.approx(0, abs=1e-6)
+    assert max(map(abs, logs)) > 1e-2
+    assert abs(coordinate(path, (1, 2, 3), "alternating")) > 1e-2
 
 
 def test_independent_package_esig():
@@ -138,18 +193,21 @@ def test_levy_area_of_a_closed_polygon_is_the_shoelace_area():
     x, y = np.array([[0, 0], [4, 0], [5, 3], [2, 5], [-1, 2]], float).T
     shoelace = (x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2
     polygon = np.stack([np.append(x, x[0]), np.append(y, y[0])], axis=1) + 10
-    assert coordinate(polygon, (1, 2), "antisymmetric") == pytest.approx(shoelace, rel=1e-5)
-    assert coordinate(polygon, (1, 2)) == pytest.approx(shoelace, rel=1e-5)
+    for target in ("coordinate", "log_signature", "alternating"):
+        assert coordinate(polygon, (1, 2), target) == pytest.approx(shoelace, rel=1e-5)
 
 
 def test_time_reversal_flips_area_and_inverts_the_signature():
     path = walk(3, dimension=3)
     backwards = path[::-1]
     for word in [(1, 2), (3, 1), (1, 2, 3), (2, 1, 1)]:
-        forward = coordinate(path, word, "antisymmetric")
-        assert coordinate(backwards, word, "antisymmetric") == pytest.approx(-forward, abs=1e-5)
+        forward = coordinate(path, word, "log_signature")
+        assert coordinate(backwards, word, "log_signature") == pytest.approx(-forward, abs=1e-5)
         antipode = (-1) ** len(word) * coordinate(path, word[::-1])
         assert coordinate(backwards, word) == pytest.approx(antipode, abs=1e-5)
+    for word, sign in [((1, 2), -1), ((1, 2, 3), 1)]:
+        forward = coordinate(path, word, "alternating")
+        assert coordinate(backwards, word, "alternating") == pytest.approx(sign * forward, abs=1e-5)
     there_and_back = np.concatenate([path, backwards])
     assert coordinate(there_and_back, (1, 2, 3)) == pytest.approx(0, abs=1e-5)
 
@@ -178,6 +236,18 @@ def test_published_data_set(dimension, word, rmse_zero):
     assert np.abs(labels).max() == 1
     rmse = np.sqrt(np.mean(data.validation.targets.astype(np.float64) ** 2))
     assert round(float(rmse), 6) == rmse_zero
+
+
+def test_log_signature_and_alternating_volume_are_uncorrelated_on_rounded_random_walks():
+    """Exactly so for any law that keeps its form when channels are exchanged: averaged over their
+    permutations with the sign, log S is zero. The anti-symmetric part is the alternating one."""
+    paths = rounded_random_walks(20_000, 100, 3, 1234)
+    targets = ("coordinate", "log_signature", "alternating")
+    labels = [signature_coordinates(paths, (1, 2, 3), target) for target in targets]
+    correlation = np.corrcoef(labels)
+    assert abs(correlation[1, 2]) < 0.05
+    assert correlation[0, 1] == pytest.approx(3**-0.5, abs=0.05)
+    assert correlation[0, 2] == pytest.approx(6**-0.5, abs=0.05)
 
 
 def test_labels_are_the_scaled_coordinates_of_the_inputs():
@@ -248,10 +318,19 @@ def test_linear_baseline_with_fewer_paths_than_features_is_finite():
         ({"seed": -1}, "seed must be an integer of at least 0"),
         ({"target": "area"}, "target must be one of .*, got 'area'"),
         ({"target": 3}, "target must be one of .*, got 3"),
-        ({"target": "antisymmetric", "word": (1,)}, "word must have at least two letters"),
-        ({"target": "antisymmetric", "word": (1, 1)}, "word must not be one whose log-signature"),
-        ({"target": "antisymmetric", "word": (1, 2, 2, 1)}, "word must not be one whose log-sig"),
-        ({"target": "antisymmetric", "length": 2}, "length must be at least 3"),
+        ({"target": "log_signature", "word": (1,)}, "word must have at least two letters"),
+        ({"target": "log_signature", "word": (1, 1)}, "word must not be one whose log-signature"),
+        ({"target": "log_signature", "word": (1, 2, 2, 1)}, "word must not be one whose log-sig"),
+        ({"target": "log_signature", "length": 2}, "length must be at least 3 for target='log"),
+        ({"target": "alternating", "word": (1,)}, "word must have at least two letters"),
+        ({"target": "alternating", "word": (1, 1)}, "word must not have a letter twice"),
+        ({"target": "alternating", "word": (1, 2, 1)}, "word must not have a letter twice"),
+        ({"target": "alternating", "length": 2}, "length must be at least 3 for target='alt"),
+        (
+            {"target": "alternating", "dimension": 3, "word": (1, 2, 3), "length": 3},
+            "length must be at least 4",
+        ),
+        ({"target": "antisymmetric"}, "one of .*'log_signature', 'alternating'.*, got 'antisym"),
     ],
 )
 def test_bad_arguments_are_named(arguments, message, own_errors):
@@ -265,9 +344,9 @@ def test_exactly_the_words_without_a_log_signature_are_refused(word):
     vanishes = np.abs(values).max() < 1e-12
     if vanishes:
         with pytest.raises(ValueError, match="vanishes on every path"):
-            SignatureTask(word=word, target="antisymmetric")
+            SignatureTask(word=word, target="log_signature")
     else:
-        assert SignatureTask(word=word, target="antisymmetric").word == word
+        assert SignatureTask(word=word, target="log_signature").word == word
 
 
 def test_labels_that_are_all_zero_are_refused():

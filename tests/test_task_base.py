@@ -16,7 +16,8 @@ TASKS = [
     WordProblem("A5", length=6, samples=200, auxiliary_length=1, log_epsilon=1e-10),
     WordProblem("Z4xZ2", length=5, samples=300, auxiliary_length=None),
     SignatureTask(length=10, n_paths=60),
-    SignatureTask(dimension=3, word=[1, 2, 3], length=10, n_paths=60, target="antisymmetric"),
+    SignatureTask(dimension=3, word=[1, 2, 3], length=10, n_paths=60, target="log_signature"),
+    SignatureTask(dimension=3, word=[1, 2, 3], length=10, n_paths=60, target="alternating"),
 ]
 NAMES = [f"{type(task).__name__}{index}" for index, task in enumerate(TASKS)]
 every_task = pytest.mark.parametrize("task", TASKS, ids=NAMES)

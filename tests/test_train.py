@@ -1,10 +1,6 @@
 """The training loop: seeds, steps, evaluation, stopping, and failures."""
 
 import dataclasses
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import final
 
 import equinox as eqx
@@ -15,16 +11,15 @@ import optax
 import pytest
 from composing import TINY_A5, compose_run, execute
 
-from experiments import checkpoint
 from experiments.batches import Examples
 from experiments.evaluate import Evaluation
+from experiments.loggers import read_metrics
 from experiments.report import conclude
 from experiments.seeds import over_seeds
 from experiments.step import Streams, TrainState, advance, make_step, start
 from ssm.init import named_key
 from tasks.base import AbstractTask
 
-RUN = Path(__file__).parents[1] / "experiments" / "run.py"
 SMALL = [
     *TINY_A5,
     "model=rnn",
@@ -43,35 +38,28 @@ def records(logger, split="val", metric="accuracy"):
     }
 
 
-def parameters(run, seed):
-    model = run.make_model(jax.random.key(0))
-    like = eqx.filter(model, eqx.is_inexact_array)
-    return jax.tree.leaves(checkpoint.load(run.info.directory / f"model-seed{seed}.eqx", like))
+def test_seeds_trained_together_are_each_as_if_alone(tmp_path, nursery):
+    """To the last bit after 100 steps, dropout included, in a process with JAX's own settings.
 
-
-def test_seeds_trained_together_are_each_as_if_alone(tmp_path):
-    """To the last bit after 100 steps, dropout included, in a process with JAX's own settings."""
-    options = [*SMALL, "model.dropout=0.1", "train.evaluate_every=100", "logger=local"]
-    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
-    runs = {"together": "[3,0,7]", "alone": "[7]"}
-    processes = [
-        subprocess.Popen(
-            [
-                sys.executable,
-                str(RUN),
-                *options,
-                f"seeds={seeds}",
-                f"hydra.run.dir={tmp_path / name}",
-            ],
-            env=environment,
-            stdout=subprocess.DEVNULL,
-        )
-        for name, seeds in runs.items()
-    ]
-    assert [process.wait(timeout=300) for process in processes] == [0, 0]
+    And however often it is evaluated, which changes nothing in the training.
+    """
+    runs = {"together": ("[3,0,7]", 100), "alone": ("[7]", 20)}
+    for name, (seeds, every) in runs.items():
+        options = [*SMALL, "model.dropout=0.1", f"train.evaluate_every={every}", "logger=local"]
+        command = [*options, f"seeds={seeds}", f"hydra.run.dir={tmp_path / name}"]
+        assert nursery.run(command, XLA_FLAGS="") == 0, nursery.printed()
     together, alone = (tmp_path / name / "model-seed7.eqx" for name in runs)
     assert together.read_bytes() == alone.read_bytes()
     assert together.read_bytes() != (tmp_path / "together" / "model-seed0.eqx").read_bytes()
+    of_both = [
+        {r.metric: r.value for r in read_metrics(tmp_path / name) if is_final(r)} for name in runs
+    ]
+    assert len(of_both[0]) > 2
+    assert of_both[0] == of_both[1]
+
+
+def is_final(record):
+    return (record.step, record.seed, record.split) == (100, 7, "val")
 
 
 def test_batched_seeds_agree_with_mapped_ones(own_errors):
@@ -91,20 +79,6 @@ def test_batched_seeds_agree_with_mapped_ones(own_errors):
     assert len(np.unique(mapped.params.w)) == 3
     with pytest.raises(ValueError, match="seed_axis: got 'pmap'"):
         over_seeds(run, "pmap")
-
-
-def test_evaluation_never_changes_the_training(tmp_path):
-    runs = []
-    for every in (10, 60):
-        run = compose_run(
-            [*SMALL, "train.steps=60", "model.dropout=0.1", f"train.evaluate_every={every}"],
-            tmp_path / str(every),
-        )
-        logger, _ = execute(run)
-        runs.append((parameters(run, 0), records(logger)[60, 0]))
-    for a, b in zip(runs[0][0], runs[1][0], strict=True):
-        np.testing.assert_array_equal(a, b)
-    assert runs[0][1] == runs[1][1]
 
 
 def test_grouping_steps_into_dispatches_changes_no_number():

@@ -191,14 +191,8 @@ def test_everything_arrives_once_and_is_called_what_it_should_be(server, run, ca
             assert artifact.files[name] == (run.directory / name).read_bytes()
         assert artifact.files["metrics.png"].startswith(b"\x89PNG")
     assert not warnings_of(caplog)
-
-
-def test_no_secret_leaves_the_process_but_in_the_authorization_header(server, run, tmp_path):
-    logger = open_logger(run)
-    play(logger, range(2))
-    finish(logger)
-    check_secrets(server, tmp_path)
-    assert len(server.keys) == 2  # it was used; telemetry has none
+    # Where `server` looks for secrets in the end, there is something to look at.
+    assert len(server.keys) == 2  # the key was used; telemetry has none
     sent = b"".join(server.received)
     assert b"wandb-metadata.json" in sent
     assert b"config.yaml" in sent
@@ -343,8 +337,7 @@ def test_after_an_outage_to_the_end_sync_uploads_the_rest(server, run, monkeypat
     check_rows(server, run.directory, evaluations=10)
 
 
-@pytest.mark.parametrize("which", ["newest", "all"])
-def test_offline_files_give_every_row_once(server, run, which):
+def test_offline_files_give_every_row_once(server, run):
     for evaluations, start in ((range(4), None), (range(2, 6), 2)):
         if start is not None:
             cut(run.directory, start)
@@ -352,13 +345,17 @@ def test_offline_files_give_every_row_once(server, run, which):
         logger = open_logger(run, mode="offline")
         play(logger, evaluations)
         logger.close()
-    folders = []
+    earlier, newest = [], []
     for run_id in read_ids(run.directory).values():
-        of_run = sorted(run.directory.glob(f"wandb/offline-run-*-{run_id}"))
-        assert len(of_run) == 2
-        folders += of_run[-1:] if which == "newest" else of_run
-    sync(folders)
-    check_rows(server, run.directory, evaluations=6)
+        first, second = sorted(run.directory.glob(f"wandb/offline-run-*-{run_id}"))
+        earlier.append(first)
+        newest.append(second)
+    for folders in (newest, [*earlier, *newest]):
+        server.runs.clear()
+        for mark in run.directory.glob("wandb/*/*.synced"):
+            mark.unlink()
+        sync(folders)
+        check_rows(server, run.directory, evaluations=6)
 
 
 def test_a_server_that_is_gone_when_a_run_goes_on(server, run, monkeypatch, caplog):

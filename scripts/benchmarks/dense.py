@@ -15,7 +15,9 @@ from benchmarks.harness import (
     temporary_megabytes,
     time_in_turn,
 )
-from ssm import recurrence
+from ssm.recurrence import Recurrence, stack
+from ssm.scans import associative, sequential
+from ssm.transition import Dense
 
 RECURRENCES = [(32, 64), (32, 1024), (256, 64), (256, 1024)]
 """(d_hidden, length) of a dense recurrence."""
@@ -34,8 +36,8 @@ def dense_recurrence(options: Options) -> list[Row]:
         compiled = {
             name: _compile_recurrence(form, arguments)
             for name, form in (
-                ("sequential", recurrence.sequential),
-                ("associative", recurrence.associative),
+                ("sequential", sequential),
+                ("associative", associative),
             )
         }
         runs: dict[str, Callable[[], Any]] = {
@@ -53,11 +55,14 @@ def dense_recurrence(options: Options) -> list[Row]:
     return found
 
 
-def _compile_recurrence(form: Callable[..., jax.Array], arguments: tuple[jax.Array, ...]) -> Any:
+def _compile_recurrence(form: Callable[..., Any], arguments: tuple[jax.Array, ...]) -> Any:
     """The states, and all gradients of Σ h²/2, compiled."""
 
+    def states(a, b, h0):
+        return form(stack(lambda a, b: Recurrence(Dense(a), b), a, b), h0)[0]
+
     def run(*args):
-        h, pull_back = jax.vjp(jax.vmap(form), *args)
+        h, pull_back = jax.vjp(jax.vmap(states), *args)
         return h, *pull_back(h)
 
     return jax.jit(run).lower(*arguments).compile()

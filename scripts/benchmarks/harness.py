@@ -5,14 +5,21 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import jax.random as jr
 import numpy as np
 from jax.profiler import ProfileData
 
 Row = dict[str, Any]
+
+GPU_CALLS = 20
+"""Calls that wait in a GPU's queue while they are timed."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,14 @@ class Options:
 def on_gpu() -> bool:
     """Whether JAX's default device is a GPU."""
     return jax.default_backend() == "gpu"
+
+
+def installed(*packages: str) -> bool:
+    """Whether all of a reference's packages are there; says so if not."""
+    missing = [package for package in packages if find_spec(package) is None]
+    if missing:
+        print(f"not installed, so its rows are left out: {', '.join(missing)}")
+    return not missing
 
 
 def time_in_turn(
@@ -84,6 +99,30 @@ def check_agreement(results: Mapping[str, Any], tolerance: float) -> None:
         for got, want in zip(jax.tree.leaves(result), expected, strict=True):
             size = float(np.max(np.abs(want))) + 1e-12
             np.testing.assert_allclose(got, want, rtol=0, atol=tolerance * size, err_msg=name)
+
+
+@cache
+def product_rate() -> float:
+    """Floating-point operations a second of a large float32 matrix product here, measured."""
+    n = 2048
+    x = jr.normal(jr.key(0), (n, n))
+    product = jax.jit(lambda x: x @ x)
+    return 2 * n**3 / time_in_turn({"product": lambda: product(x)}, 5)["product"]
+
+
+@cache
+def memory_rate() -> float:
+    """Bytes a second of a large update in place, numbers read and written; measured."""
+    held = [jnp.zeros(2**26)]
+    moved = 3 * held[0].nbytes  # two numbers read and one written
+    ones = jnp.ones(2**26)
+    add = jax.jit(lambda x, y: x + y, donate_argnums=0)
+
+    def update() -> Any:
+        held[0] = add(held[0], ones)
+        return held[0]
+
+    return moved / time_in_turn({"update": update}, 5)["update"]
 
 
 def temporary_megabytes(compiled: Any) -> float:

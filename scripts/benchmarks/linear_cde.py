@@ -15,7 +15,14 @@ import jax.random as jr
 import numpy as np
 import optax
 
-from benchmarks.harness import Options, Row, check_agreement, rows, time_in_turn
+from benchmarks.harness import (
+    Options,
+    Row,
+    check_agreement,
+    product_rate,
+    rows,
+    time_in_turn,
+)
 from benchmarks.training import program_of
 from experiments.readout import least_squares
 from ssm.cde import ExactFlow, Tsit5
@@ -24,6 +31,9 @@ from tasks.signature import SignatureTask
 
 OFFICIAL = "official code"
 LATTICE = {"Tsit5 on the lattice": Tsit5(), "exact flow on the lattice": ExactFlow()}
+D_HIDDEN = 256
+"""Size of the state, in both figures."""
+
 STEPS = 5
 """Steps a dispatch, as a run has about a second's worth."""
 
@@ -51,13 +61,13 @@ def a5_step(options: Options) -> list[Row]:
             runs[OFFICIAL] = _official_a5(official, length)
         seconds = time_in_turn(runs, options.repeats)
         seconds["this code"] /= STEPS
-        found += rows("a5_step", f"length {length}, d_hidden 256", seconds, OFFICIAL)
+        found += rows("a5_step", f"length {length}, d_hidden {D_HIDDEN}", seconds, OFFICIAL)
     return found
 
 
 def _official_a5(official: Any, length: int) -> Callable[[], Any]:
     """The paper's training step, with its model and loss."""
-    model = official.A5LinearCDE(256, 60, 60, key=jr.key(0))
+    model = official.A5LinearCDE(D_HIDDEN, 60, 60, key=jr.key(0))
     optimizer = optax.adamw(2e-4, weight_decay=0.01)
 
     @eqx.filter_jit
@@ -86,7 +96,7 @@ def _official_a5(official: Any, length: int) -> Callable[[], Any]:
 def _check_a5(official: Any, ours: Any, length: int) -> None:
     """With the same parameters: the same probabilities, and the same gradient with respect to A."""
     block = ours.blocks[0]
-    theirs = official.A5LinearCDE(256, 60, 60, key=jr.key(0))
+    theirs = official.A5LinearCDE(D_HIDDEN, 60, 60, key=jr.key(0))
     theirs = eqx.tree_at(
         lambda m: (
             m.embedding.weights, m.LCDE.vf_A, m.LCDE.vf_B, m.LCDE.init_matrix, m.LCDE.init_bias,
@@ -120,19 +130,21 @@ def _check_a5(official: Any, ours: Any, length: int) -> None:
 
 
 def figure1_features(options: Options) -> list[Row]:
-    """Features of random linear CDEs, d_hidden = 256, of Figure 1's paths: Tsit5 and the exact
+    """Features of random linear CDEs of Figure 1's paths: Tsit5 and the exact
     flow, path by path and on the lattice; useful GFLOP/s of those that do a known number.
 
     Path by path on the first `options.paths` paths; on the lattice, where the matrices are shared
     by all paths, on the whole data set. Times are scaled to 100,000 paths.
     """
     found: list[Row] = []
-    peak = _peak()
+    peak = 1e-9 * product_rate()
     for dimension in (2, 3):
         task = SignatureTask(dimension=dimension, word=tuple(range(1, dimension + 1)))
         data = task.load()
+        assert data.unit is not None
         x, y = data.train.inputs[: options.paths], data.train.targets[: options.paths]
         every = np.concatenate([data.train.inputs, data.validation.inputs])
+        assert data.unit is not None
         layer = _layer(dimension, ExactFlow())
         runs: dict[str, Callable[[], np.ndarray]] = {}
         if options.official is not None:
@@ -140,14 +152,14 @@ def figure1_features(options: Options) -> list[Row]:
         runs["Tsit5"] = _by_batches(_layer(dimension, Tsit5()), x)
         runs["exact flow, path by path"] = _by_batches(layer, x)
         for name, solver in LATTICE.items():
-            runs[name] = partial(_on_the_lattice, _layer(dimension, solver), every)
+            runs[name] = partial(_layer(dimension, solver).last_of_many, every, data.unit)
         features = {name: run() for name, run in runs.items()}
         of_x = {name: f[: len(x)] for name, f in features.items()}
         check_agreement(of_x, 2e-3)
         seconds = time_in_turn(runs, 1, warm=True)
         paths = {name: len(f) for name, f in features.items()}
         seconds = {name: s * 1e5 / paths[name] for name, s in seconds.items()}
-        flops = 2e5 * (task.length - 1) * 256**2
+        flops = 2e5 * (task.length - 1) * D_HIDDEN**2
         work = dict.fromkeys(LATTICE, flops)
         work["exact flow, path by path"] = 10 * (1 + dimension) * flops
         extra: dict[str, dict[str, Any]] = {}
@@ -170,19 +182,13 @@ def _rmse(features: np.ndarray, targets: np.ndarray) -> float:
 
 def _layer(channels: int, solver: Any) -> LinearCDE:
     return LinearCDE(
-        256, channels=channels, gate_omega="path", gate_xi="path", solver=solver, key=jr.key(0)
+        D_HIDDEN, channels=channels, gate_omega="path", gate_xi="path", solver=solver, key=jr.key(0)
     )
-
-
-def _on_the_lattice(layer: LinearCDE, x: np.ndarray) -> np.ndarray:
-    states = layer.ends_of_many(x)
-    assert states is not None
-    return np.asarray(states)
 
 
 def _by_batches(layer: LinearCDE, x: np.ndarray, size: int = 1000) -> Callable[[], np.ndarray]:
     """Final states, a batch at a time, as the readout computes them."""
-    function = eqx.filter_jit(lambda layer, batch: jax.vmap(layer)(batch)[:, -1])
+    function = eqx.filter_jit(lambda layer, batch: jax.vmap(lambda x: layer(x)[0][-1])(batch))
 
     def run() -> np.ndarray:
         starts = range(0, len(x), size)
@@ -193,7 +199,7 @@ def _by_batches(layer: LinearCDE, x: np.ndarray, size: int = 1000) -> Callable[[
 
 def _official_features(official: Any, layer: LinearCDE, x: np.ndarray) -> Callable[[], np.ndarray]:
     """The paper's way: `vmap` of its model, without jit of its own, on batches of 4,000."""
-    model = official.LinearCDE(256, x.shape[-1], 1, key=jr.key(0))
+    model = official.LinearCDE(D_HIDDEN, x.shape[-1], 1, key=jr.key(0))
     model = eqx.tree_at(
         lambda m: (m.vf_A, m.vf_B, m.init_matrix, m.init_bias),
         model,
@@ -205,11 +211,3 @@ def _official_features(official: Any, layer: LinearCDE, x: np.ndarray) -> Callab
         return np.concatenate([np.asarray(jax.vmap(model)(jnp.asarray(b))) for b in batches])
 
     return run
-
-
-def _peak() -> float:
-    """GFLOP/s of a large float32 matrix product here."""
-    n = 2048
-    x = jr.normal(jr.key(0), (n, n))
-    product = jax.jit(lambda x: x @ x)
-    return 2e-9 * n**3 / time_in_turn({"product": lambda: product(x)}, 5)["product"]

@@ -12,6 +12,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
 from benchmarks.harness import (
+    GPU_CALLS,
     Options,
     Row,
     check_agreement,
@@ -21,9 +22,10 @@ from benchmarks.harness import (
     temporary_megabytes,
     time_in_turn,
 )
-from ssm import recurrence
-from ssm.selective_scan import selective_scan, selective_scan_sequential
-from ssm.selective_scan_kernel import hardware_exp2
+from ssm.recurrence import Recurrence, stack
+from ssm.scans import associative, chunked, scan, sequential
+from ssm.scans.kernel import hardware_exp2
+from ssm.transition import Constant, Decay, Diagonal
 
 SHAPES = [(4, 100, 256, 256), (32, 100, 256, 16), (32, 20, 1024, 64), (64, 3, 128, 16)]
 """(batch, length, d_model, d_state): Figure 1's sizes, Figure 2's, and the quick preset's."""
@@ -31,27 +33,43 @@ SHAPES = [(4, 100, 256, 256), (32, 100, 256, 16), (32, 20, 1024, 64), (64, 3, 12
 GPU_SHAPES = [(32, 100, 256, 256), (32, 20, 1024, 64), (32, 3, 1024, 64), (8, 2048, 1536, 16)]
 """The same on a GPU: Figure 1's, Figure 2's longest and shortest, and a language model's."""
 
-GPU_CALLS = 20
-"""Calls that wait in a GPU's queue while they are timed."""
-
 LENGTHS = [100, 316, 1000, 3162, 10_000]
 
 PLAIN = "one associative scan"
 
 
-def materialised(x, delta, a, b, c, d) -> jax.Array:  # type: ignore[no-untyped-def]
-    """The plain reference: one associative scan over the stored states."""
-    a_bar = jnp.exp(delta[:, :, None] * a[None])
-    drive = (delta * x)[:, :, None] * b[:, None, :]
-    states = recurrence.associative(a_bar, drive, jnp.zeros_like(a))
-    return jnp.einsum("ldn,ln->ld", states, c) + d[None] * x
+def materialised(delta: jax.Array, rate: jax.Array) -> Diagonal:
+    """exp(Δ A) as numbers."""
+    return Diagonal(jnp.exp(delta[None] * rate))
 
+
+def decay(delta: jax.Array, rate: jax.Array) -> Decay:
+    """exp(Δ A) as Δ and A."""
+    return Decay(delta, Constant(rate))
+
+
+def selective(
+    scan: Callable[..., Any], transition: Callable[..., Any] = decay
+) -> Callable[..., jax.Array]:
+    """The selective scan of one sequence in a form of `ssm.scans`, with Mamba's arguments."""
+
+    def run(x, delta, a, b, c, d):
+        def element(delta, b, value, c):
+            return Recurrence(transition(delta, a.T), b, value, c)
+
+        y, _ = scan(stack(element, delta, b, delta * x, c), jnp.zeros_like(a.T))
+        return y + d[None] * x
+
+    return run
+
+
+OURS = "selective_scan"
 
 FORMS: dict[str, Callable[..., jax.Array]] = {
-    "sequential oracle": selective_scan_sequential,
-    PLAIN: materialised,
-    "selective_scan, associative chunks": lambda *v: selective_scan(*v, form="associative"),
-    "selective_scan": selective_scan,
+    "sequential oracle": selective(sequential),
+    PLAIN: selective(associative, materialised),
+    "selective_scan, associative chunks": selective(chunked),
+    OURS: selective(scan),
 }
 
 
@@ -232,8 +250,8 @@ def selective_scan_lengths(options: Options) -> list[Row]:
     found: list[Row] = []
     for length in LENGTHS:
         arguments = problem(1, length, 256, 256)
-        compiled = compile_form(selective_scan, arguments)
-        seconds = time_in_turn({"selective_scan": partial(compiled, *arguments)}, 3)
+        compiled = compile_form(FORMS[OURS], arguments)
+        seconds = time_in_turn({OURS: partial(compiled, *arguments)}, 3)
         states = 4e-6 * length * 256 * 256
         planned = temporary_megabytes(compiled)
         found.append(
@@ -241,7 +259,7 @@ def selective_scan_lengths(options: Options) -> list[Row]:
                 "benchmark": "selective_scan_lengths",
                 "case": "(1, length, 256, 256)",
                 "form": f"length {length}",
-                "milliseconds": 1e3 * seconds["selective_scan"],
+                "milliseconds": 1e3 * seconds[OURS],
                 "temporary MB": planned,
                 "of the states": planned / states,
             }

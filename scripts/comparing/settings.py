@@ -40,7 +40,7 @@ def cell_overrides(
         return [f"task.length={size}", f"model.depth={depth}"]
     if size not in TASKS:
         raise ValueError(f"task.dimension: got {size}; expected {' or '.join(map(str, TASKS))}")
-    chosen = [f"task={TASKS[size]}", f"model.depth={depth}"]
+    chosen = [f"task={TASKS[size]}"] + ([f"model.depth={depth}"] if depth > 1 else [])
     chosen += ["model.activation=gelu"] if nonlinear else []
     return chosen + ([] if width is None else [f"model.d_model={width}", "published=null"])
 

@@ -1,7 +1,7 @@
-"""Mixers: the layers that move information along the sequence, one final class a file."""
+"""Mixers: the layers that move information along the sequence, one family a file."""
 
 from ssm.mixers.attention import TransformerLayer
-from ssm.mixers.base import AbstractMixer, AbstractStreamingMixer
+from ssm.mixers.base import AbstractMixer, AbstractRecurrentMixer
 from ssm.mixers.linear_cde import LinearCDE
 from ssm.mixers.mamba import S6, Mamba
 from ssm.mixers.rnn import RNN
@@ -14,7 +14,7 @@ __all__ = [
     "S5",
     "S6",
     "AbstractMixer",
-    "AbstractStreamingMixer",
+    "AbstractRecurrentMixer",
     "LinearCDE",
     "Mamba",
     "TransformerLayer",

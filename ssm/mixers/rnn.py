@@ -4,11 +4,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from ssm.control import Embedded, values
 from ssm.init import fan_in_uniform, named_key
-from ssm.mixers.base import AbstractStreamingMixer
+from ssm.mixers.base import AbstractMixer, Dt, no_dt
 
 
-class RNN(AbstractStreamingMixer):
+class RNN(AbstractMixer):
     """h_t = tanh(W x_t + b + U h_{t−1} + c), h_0 = 0; the output is h_t.
 
     All entries are U(±1/√d_model). The two biases, b and c, are PyTorch's: redundant in value, but
@@ -31,25 +32,23 @@ class RNN(AbstractStreamingMixer):
         self.input_bias = draw("input_bias", d_model)
         self.state_bias = draw("state_bias", d_model)
 
-    def _advance(self, h, driven):
-        return jnp.tanh(driven + self.state_weight @ h + self.state_bias)
-
     def __call__(
-        self, x: Float[Array, "length d_model"], *, key: PRNGKeyArray | None = None
-    ) -> Float[Array, "length d_model"]:
-        driven = x @ self.input_weight.T + self.input_bias[None]
+        self,
+        x: Float[Array, "length d_model"] | Embedded,
+        state: Float[Array, "d_model"] | None = None,
+        *,
+        dt: Dt = None,
+        key: PRNGKeyArray | None = None,
+    ) -> tuple[Float[Array, "length d_model"], Float[Array, "d_model"]]:
+        no_dt(self, dt)
+        driven = values(x) @ self.input_weight.T + self.input_bias[None]
 
         def step(h, driven_t):
-            h = self._advance(h, driven_t)
+            h = jnp.tanh(driven_t + self.state_weight @ h + self.state_bias)
             return h, h
 
-        return jax.lax.scan(step, jnp.zeros_like(self.state_bias), driven)[1]
+        last, y = jax.lax.scan(step, self.init() if state is None else state, driven)
+        return y, last
 
-    def init_state(self, length: int) -> Float[Array, "d_model"]:
+    def init(self, length: int | None = None) -> Float[Array, "d_model"]:
         return jnp.zeros_like(self.state_bias)
-
-    def step(
-        self, state: Float[Array, "d_model"], x: Float[Array, "d_model"]
-    ) -> tuple[Float[Array, "d_model"], Float[Array, "d_model"]]:
-        h = self._advance(state, self.input_weight @ x + self.input_bias)
-        return h, h

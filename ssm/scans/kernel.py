@@ -1,14 +1,14 @@
 """The selective scan as one fused GPU kernel, forward and backward (Pallas, Triton backend).
 
-The recurrence is that of `ssm.selective_scan`. A program, which is one warp, owns a tile of
-(channels, state numbers), keeps its part of h in registers and walks through time: it reads x, Δ, B
-and C and writes y, nothing of the size of the states. When a gradient is wanted it also writes the
-state between chunks of at most `CHUNK` steps. The backward pass visits the chunks from last to
-first, recomputes the states of a chunk in registers, and runs the adjoint
+The recurrence is h_t = exp(Δ_t A) ⊙ h_{t−1} + k_t v_tᵀ, y_t = q_tᵀ h_t. A program, which is one
+warp, owns a tile of (channels, state numbers), keeps its part of h in registers and walks through
+time: it reads v, Δ, k and q and writes y, nothing of the size of the states. When a gradient is
+wanted it also writes the state between chunks of at most `CHUNK` steps. The backward pass visits
+the chunks from last to first, recomputes the states of a chunk in registers, and runs the adjoint
 
-    g_t = C_t ∂y_t + exp(Δ_{t+1} A) g_{t+1}.
+    g_t = q_t ∂y_tᵀ + exp(Δ_{t+1} A) ⊙ g_{t+1}.
 
-Sums over state numbers (y, ∂x, ∂Δ) are per tile of state numbers, sums over channels (∂B, ∂C) per
+Sums over state numbers (y, ∂v, ∂Δ) are per tile of state numbers, sums over channels (∂k, ∂q) per
 tile of channels. These partial sums are added outside the kernel, not by atomic operations, so a
 result is the same at every run.
 """
@@ -24,6 +24,8 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 from jaxtyping import Array, Float
+
+from ssm.recurrence import Recurrence
 
 CHUNK = 8
 """Most steps a chunk: so many states the backward pass holds in registers at a time."""
@@ -41,7 +43,7 @@ _LOG2_E = math.log2(math.e)
 
 
 def kernel_runs(*arguments: Array) -> bool:
-    """Whether `selective_scan_kernel` can run these arguments on the default backend.
+    """Whether `kernel` can run these arguments on the default backend.
 
     It can on a CUDA GPU of compute capability 8.0 (Ampere) or later, if all arguments are float32
     and none is empty. Only shapes and dtypes are looked at, so the arguments may be traced.
@@ -56,75 +58,60 @@ def kernel_runs(*arguments: Array) -> bool:
         return False
 
 
-def selective_scan_kernel(
-    x: Float[Array, "length d_model"],
-    delta: Float[Array, "length d_model"],
-    a: Float[Array, "d_model d_state"],
-    b: Float[Array, "length d_state"],
-    c: Float[Array, "length d_state"],
-    d: Float[Array, "d_model"],
-    *,
-    interpret: bool = False,
-) -> Float[Array, "length d_model"]:
-    """`ssm.selective_scan.selective_scan`, as a GPU kernel: see `kernel_runs` for where it runs.
+def kernel(
+    r: Recurrence, h0: Float[Array, "n m"], *, interpret: bool = False
+) -> tuple[Float[Array, "length m"], Float[Array, "n m"]]:
+    """y_1 … y_L and h_L of a recurrence with `Decay` transitions, key, value and query.
 
     Under `vmap` the batch is an axis of the kernel's grid, and an argument without a batch axis is
     not copied. There are gradients with respect to all arguments, by reverse mode only.
 
     Arguments:
-        x, delta, a, b, c, d: as there, of one dtype and not empty.
         interpret: run the kernel as plain JAX on any device, slowly: for tests.
-
-    Returns:
-        y, of the shape of x.
-
-    Raises:
-        ValueError: if an argument is empty, or the dtypes differ.
     """
-    arguments = (x, delta, a, b, c, d)
-    if any(v.dtype != x.dtype or v.size == 0 for v in arguments):
-        got = ", ".join(f"{v.dtype}{list(v.shape)}" for v in arguments)
-        raise ValueError(f"selective_scan_kernel: got {got}; expected one dtype, nothing empty")
-    return _scan(interpret, *arguments)
+    rate = r.transition.rate.value
+    return _scan(interpret, rate.T, h0.T, r.value, r.transition.delta, r.key, r.query)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _scan(interpret, x, delta, a, b, c, d):
-    return _forward(interpret, False, x, delta, a, b, c, d)[0]
+def _scan(interpret, a, h0, v, delta, k, q):
+    y, last, *_ = _forward(interpret, False, a, h0, v, delta, k, q)
+    return y, last
 
 
 def _scan_forward(interpret, *arguments):
-    y, *boundaries = _forward(interpret, True, *arguments)
-    return y, (arguments, boundaries)
+    y, last, *boundaries = _forward(interpret, True, *arguments)
+    return (y, last), (arguments, boundaries)
 
 
-def _scan_backward(interpret, residuals, dy):
-    (x, delta, a, b, c, d), boundaries = residuals
-    plan = _Plan(x.shape[0], a.shape[0], a.shape[1])
-    dx, ddelta, da, db, dc, dd = plan.call(
+def _scan_backward(interpret, residuals, derivatives):
+    (a, h0, v, delta, k, q), boundaries = residuals
+    dy, dlast = derivatives
+    plan = _Plan(v.shape[0], a.shape[0], a.shape[1])
+    da, dh0, dv, ddelta, dk, dq = plan.call(
         _backward_kernel,
-        (x, delta, a, b, c, d, dy, *boundaries),
-        ("t c", "t c", "c s", "t s", "t s", "c", "t c", *["k c s"] * len(boundaries)),
-        ("j t c", "j t c", "c s", "i t s", "i t s", "c"),
+        (a, h0, v, delta, k, q, dy, dlast.T, *boundaries),
+        ("c s", "c s", "t c", "t c", "t s", "t s", "t c", "c s", *["k c s"] * len(boundaries)),
+        ("c s", "c s", "j t c", "j t c", "i t s", "i t s"),
         interpret,
     )
-    return jnp.sum(dx, 0), jnp.sum(ddelta, 0), da, jnp.sum(db, 0), jnp.sum(dc, 0), dd
+    return da, dh0, jnp.sum(dv, 0), jnp.sum(ddelta, 0), jnp.sum(dk, 0), jnp.sum(dq, 0)
 
 
 _scan.defvjp(_scan_forward, _scan_backward)
 
 
-def _forward(interpret, keep, x, delta, a, b, c, d):
-    """y and, if they are to be kept and there are any, the states between chunks."""
-    plan = _Plan(x.shape[0], a.shape[0], a.shape[1])
-    y, *boundaries = plan.call(
+def _forward(interpret, keep, a, h0, v, delta, k, q):
+    """y, the last state and, if they are to be kept, the states between chunks where there are."""
+    plan = _Plan(v.shape[0], a.shape[0], a.shape[1])
+    y, last, *boundaries = plan.call(
         _forward_kernel,
-        (x, delta, a, b, c, d),
-        ("t c", "t c", "c s", "t s", "t s", "c"),
-        ("j t c", "k c s") if keep and plan.chunks > 1 else ("j t c",),
+        (a, h0, v, delta, k, q),
+        ("c s", "c s", "t c", "t c", "t s", "t s"),
+        ("j t c", "c s", "k c s") if keep and plan.chunks > 1 else ("j t c", "c s"),
         interpret,
     )
-    return jnp.sum(y, 0), *boundaries
+    return jnp.sum(y, 0), last.T, *boundaries
 
 
 @dataclass(frozen=True)
@@ -237,11 +224,6 @@ class _Tile:
         plgpu.store(part, value, mask=mask)
 
 
-def _first_states(plan):
-    """Whether the program owns the first state numbers and so adds D x; None if all do."""
-    return None if plan.grid[1] == 1 else pl.program_id(1) == 0
-
-
 def hardware_exp2(v: Float[Array, "..."]) -> Float[Array, "..."]:
     """2^v in one GPU instruction, the one in `jnp.exp2`, which spends three more on subnormals."""
     if v.dtype != jnp.float32:
@@ -260,83 +242,82 @@ def hardware_exp2(v: Float[Array, "..."]) -> Float[Array, "..."]:
 # move them, and before the arithmetic that they would hold up.
 
 
-def _forward_kernel(plan, exp2, x_ref, delta_ref, a_ref, b_ref, c_ref, d_ref, y_ref, *boundary_ref):
+def _forward_kernel(plan, exp2, a_ref, h0_ref, v_ref, delta_ref, k_ref, q_ref, *refs):
+    y_ref, last_ref, *boundary_ref = refs
     tile = _Tile(plan)
     a = _LOG2_E * tile.load(a_ref, "cs")
-    d = tile.load(d_ref, "c", when=_first_states(plan))
 
-    def chunk(k, h):
-        times = [k * plan.steps + step for step in range(plan.steps)]
-        rows = [tile.rows(t, c=(x_ref, delta_ref), s=(b_ref, c_ref)) for t in times]
+    def chunk(n, h):
+        times = [n * plan.steps + step for step in range(plan.steps)]
+        rows = [tile.rows(t, c=(v_ref, delta_ref), s=(k_ref, q_ref)) for t in times]
         y = []
-        for x, delta, b, c in rows:
-            h = exp2(delta[:, None] * a) * h + (delta * x)[:, None] * b[None, :]
-            y.append(jnp.sum(h * c[None, :], axis=1) + d * x)
+        for v, delta, k, q in rows:
+            h = exp2(delta[:, None] * a) * h + v[:, None] * k[None, :]
+            y.append(jnp.sum(h * q[None, :], axis=1))
         for t, y_t in zip(times, y, strict=True):
             tile.store(y_ref, y_t, "c", t)
         for ref in boundary_ref:  # the state after the last chunk is no boundary
-            tile.store(ref.at[jnp.minimum(k, plan.chunks - 2)], h, "cs", when=k < plan.chunks - 1)
+            tile.store(ref.at[jnp.minimum(n, plan.chunks - 2)], h, "cs", when=n < plan.chunks - 1)
         return h
 
-    jax.lax.fori_loop(0, plan.chunks, chunk, jnp.zeros_like(a))
+    last = jax.lax.fori_loop(0, plan.chunks, chunk, tile.load(h0_ref, "cs"))
+    tile.store(last_ref, last, "cs")
 
 
-def _backward_kernel(plan, exp2, x_ref, delta_ref, a_ref, b_ref, c_ref, d_ref, dy_ref, *refs):
-    *boundary_ref, dx_ref, ddelta_ref, da_ref, db_ref, dc_ref, dd_ref = refs
+def _backward_kernel(plan, exp2, a_ref, h0_ref, v_ref, delta_ref, k_ref, q_ref, *refs):
+    dy_ref, dlast_ref, *boundary_ref, da_ref, dh0_ref, dv_ref, ddelta_ref, dk_ref, dq_ref = refs
     tile = _Tile(plan)
-    first = _first_states(plan)
     a = _LOG2_E * tile.load(a_ref, "cs")
-    d = tile.load(d_ref, "c", when=first)
+    h0 = tile.load(h0_ref, "cs")
 
     def recompute(times, h):
-        """exp(Δ_t A) h_{t−1} for each t; writes ∂C, which needs no adjoint."""
-        rows = [tile.rows(t, c=(x_ref, delta_ref, dy_ref), s=(b_ref,)) for t in times]
-        decayed, dc = [], []
-        for x, delta, dy, b in rows:
+        """exp(Δ_t A) h_{t−1} for each t; writes ∂q, which needs no adjoint."""
+        rows = [tile.rows(t, c=(v_ref, delta_ref, dy_ref), s=(k_ref,)) for t in times]
+        decayed, dq = [], []
+        for v, delta, dy, k in rows:
             decayed.append(exp2(delta[:, None] * a) * h)
-            h = decayed[-1] + (delta * x)[:, None] * b[None, :]
-            dc.append(jnp.sum(h * dy[:, None], axis=0))
-        for t, dc_t in zip(times, dc, strict=True):
-            tile.store(dc_ref, dc_t, "s", t)
+            h = decayed[-1] + v[:, None] * k[None, :]
+            dq.append(jnp.sum(h * dy[:, None], axis=0))
+        for t, dq_t in zip(times, dq, strict=True):
+            tile.store(dq_ref, dq_t, "s", t)
         return decayed
 
-    def chunk(n, carry):
-        g, da, dd = carry  # g: what later steps pass back, exp(Δ_{t+1} A) g_{t+1}
-        k = plan.chunks - 1 - n
-        times = [k * plan.steps + step for step in range(plan.steps)]
-        h = jnp.zeros_like(a)
+    def chunk(back, carry):
+        g, da = carry  # g: what later steps pass back, exp(Δ_{t+1} A) g_{t+1}
+        n = plan.chunks - 1 - back
+        times = [n * plan.steps + step for step in range(plan.steps)]
+        h = h0
         for ref in boundary_ref:
-            h = tile.load(ref.at[jnp.maximum(k - 1, 0)], "cs", when=k > 0)
+            before = tile.load(ref.at[jnp.maximum(n - 1, 0)], "cs", when=n > 0)
+            h = jnp.where(n > 0, before, h0)
         decayed = recompute(times, h)
 
         def rows(step):  # again: to keep them would take more registers than there are
-            return tile.rows(times[step], c=(x_ref, delta_ref, dy_ref), s=(b_ref, c_ref))
+            return tile.rows(times[step], c=(v_ref, delta_ref, dy_ref), s=(k_ref, q_ref))
 
         sums = []
         ahead = rows(plan.steps - 1)
         for step in reversed(range(plan.steps)):
-            x, delta, dy, b, c = ahead
+            v, delta, dy, k, q = ahead
             ahead = rows(step - 1) if step else None
-            g = g + dy[:, None] * c[None, :]
-            drive = jnp.sum(g * b[None, :], axis=1)
+            g = g + dy[:, None] * q[None, :]
             rate = g * decayed[step]
             sums.append(
                 (
-                    drive * delta + d * dy,
-                    drive * x + jnp.sum(rate * a, axis=1) / _LOG2_E,
-                    jnp.sum(g * (delta * x)[:, None], axis=0),
+                    jnp.sum(g * k[None, :], axis=1),
+                    jnp.sum(rate * a, axis=1) / _LOG2_E,
+                    jnp.sum(g * v[:, None], axis=0),
                 )
             )
             da += rate * delta[:, None]
-            dd += dy * x
             g = g * exp2(delta[:, None] * a)
-        for t, (dx, ddelta, db) in zip(reversed(times), sums, strict=True):
-            tile.store(dx_ref, dx, "c", t)
+        for t, (dv, ddelta, dk) in zip(reversed(times), sums, strict=True):
+            tile.store(dv_ref, dv, "c", t)
             tile.store(ddelta_ref, ddelta, "c", t)
-            tile.store(db_ref, db, "s", t)
-        return g, da, dd
+            tile.store(dk_ref, dk, "s", t)
+        return g, da
 
-    zeros = jnp.zeros_like(a)
-    _, da, dd = jax.lax.fori_loop(0, plan.chunks, chunk, (zeros, zeros, jnp.zeros_like(d)))
+    start = (tile.load(dlast_ref, "cs"), jnp.zeros_like(a))
+    dh0, da = jax.lax.fori_loop(0, plan.chunks, chunk, start)
     tile.store(da_ref, da, "cs")
-    tile.store(dd_ref, dd, "c", when=first)
+    tile.store(dh0_ref, dh0, "cs")

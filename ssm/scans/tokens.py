@@ -2,11 +2,11 @@
 
 Where a gate is ∫ (s, X) ds and X is an embedding, X_i = e_w with w one of V tokens, the scheme
 
-    Z_i = Z_{i−1} + s_i (A_0 Z_{i−1} + b_0) + T_w Z_{i−1} + c_w,      T_w = Σ_j A_j e_w^j h,
+    Z_i = Z_{i−1} + τ_i A_0 Z_{i−1} + T_w Z_{i−1} + b_i,      T_w = Σ_j A_j e_w^j,
 
-with h = 1/length and s_i = t_i h needs only V transition matrices, whatever the batch and the
-length: for A5 at the paper's size, 60 in place of 608 in a step on 32 sequences of length 20. They
-are one matrix product, as are the derivatives with respect to all A_j, which are by reverse mode.
+needs only V transition matrices, whatever the batch and the length: for A5 at the paper's size, 60
+in place of 608 in a step on 32 sequences of length 20. They are one matrix product, as are the
+derivatives with respect to all A_j, which are by reverse mode.
 """
 
 import jax
@@ -14,36 +14,25 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from ssm.batching import batch_aware
+from ssm.recurrence import Recurrence
 
 ROWS = 32
 """More matrices than this are made in multiples of so many, for which XLA's products on a CPU are
 faster."""
 
 
-def euler_of_tokens(
-    a: Float[Array, "omega d_hidden d_hidden"],
-    b: Float[Array, "d_hidden omega"],
-    z0: Float[Array, "d_hidden"],
-    table: Float[Array, "vocabulary channels"],
-    tokens: Int[Array, "steps"],
-    times: Float[Array, "steps"],
-    h: float,
-) -> Float[Array, "steps d_hidden"]:
-    """Z_1 … Z_steps of the scheme above, for one sequence.
-
-    Arguments:
-        a, b: the matrices A_j and B; j = 0 is the time channel.
-        z0: the initial state.
-        table: the embedding, whose row w is e_w.
-        tokens: w_1 … w_steps.
-        times: t_1 … t_steps.
-        h: the step of the gate.
-    """
-    return _of_example(h, a, b, table, times, z0, tokens)
+def tokens(
+    r: Recurrence, h0: Float[Array, "n"]
+) -> tuple[Float[Array, "length n"], Float[Array, "n"]]:
+    """y_1 … y_L and h_L of a recurrence with `Generated` transitions of a `TokenIncrement`."""
+    d = r.transition.d_omega
+    h = _of_example(r.transition.a.value, d.table.value, h0, d.time, d.token, r.key)[0]
+    return h, h[-1]
 
 
-def _of_batch(h, a, b, table, times, z0, tokens):
-    """`euler_of_tokens` of a batch: z0 (batch, d_hidden), tokens (batch, steps)."""
+def _of_batch(a, table, z0, times, tokens, forcing):
+    """Z_1 … Z_steps of a batch: z0 (batch, n), times and tokens (batch, steps), forcing
+    (batch, steps, n)."""
     batch, steps = tokens.shape
     vocabulary, tokens = len(table), tokens.astype(jnp.int32)  # of int8, 127 + 1 would be −128
     if batch * steps < vocabulary:  # fewer tokens than entries: a matrix for each token
@@ -52,16 +41,15 @@ def _of_batch(h, a, b, table, times, z0, tokens):
     else:
         index = tokens.T
     # Row 0 of `entries` is time's, so that A is used whole: to slice it would be to copy it.
-    entries = jnp.pad(h * table, ((1, 0), (1, 0))).at[0, 0].set(h)
+    entries = jnp.pad(table, ((1, 0), (1, 0))).at[0, 0].set(1)
     if len(entries) > ROWS:
         entries = jnp.pad(entries, ((0, -len(entries) % ROWS), (0, 0)))
     matrices = _combine(entries, a)
-    drives = entries @ b.T
-    forcing = times[:, None, None] * drives[0][None, None] + drives[index + 1]
-    return jnp.swapaxes(_recur(matrices, times, index + 1, forcing, z0), 0, 1)
+    z = _recur(matrices, times.T, index + 1, jnp.swapaxes(forcing, 0, 1), z0)
+    return (jnp.swapaxes(z, 0, 1),)
 
 
-_of_example = batch_aware(_of_batch, static=1, shared=4)
+_of_example = batch_aware(_of_batch, static=0, shared=2)
 
 
 @jax.custom_vjp
@@ -90,7 +78,7 @@ def _recur(matrices, times, index, forcing, z0):
 
     def step(z, inputs):
         t, w, f = inputs
-        z = z + t * (z @ matrices[0].T) + jnp.einsum("bij,bj->bi", matrices[w], z) + f
+        z = z + t[:, None] * (z @ matrices[0].T) + jnp.einsum("bij,bj->bi", matrices[w], z) + f
         return z, z
 
     return jax.lax.scan(step, z0, (times, index, forcing))[1]
@@ -107,16 +95,16 @@ def _recur_bwd(kept, dz):
     def step(g, inputs):
         t, w, dz = inputs
         g = g + dz
-        back = g + t * (g @ matrices[0]) + jnp.einsum("bij,bi->bj", matrices[w], g)
+        back = g + t[:, None] * (g @ matrices[0]) + jnp.einsum("bij,bi->bj", matrices[w], g)
         return back, g
 
     dz0, g = jax.lax.scan(step, jnp.zeros_like(z0), (times, index, dz), reverse=True)
     before = jnp.concatenate([z0[None], z])[:-1]
-    d_time = jnp.einsum("sbi,sbj->ij", times[:, None, None] * g, before)
+    d_time = jnp.einsum("sbi,sbj->ij", times[..., None] * g, before)
     rows = tuple(x.reshape(-1, *x.shape[2:]) for x in (index, g, before))
     form = sums_in_turn if jax.default_backend() == "cpu" else sums_as_product
     d_matrices = form(jnp.zeros_like(matrices).at[0].set(d_time), *rows)
-    d_times = jnp.einsum("sbi,sbi->s", g, before @ matrices[0].T)
+    d_times = jnp.einsum("sbi,sbi->sb", g, before @ matrices[0].T)
     return d_matrices, d_times, None, g, dz0
 
 

@@ -1,15 +1,13 @@
-"""Linear CDEs over many paths whose increments take few values, such as walks on a lattice.
+"""Linear CDEs over many paths on a lattice, whose increments therefore take few values.
 
-Over an interval with increment v a step of a solver is Z ↦ E_v Z + f_v, for every path alike: for
-the exact flow E_v = exp(M_v) and f_v = φ₁(M_v) B v, for a Runge–Kutta method their approximations
-(`ssm.cde.AbstractPropagatingSolver`). Where 100,000 paths of 100 points have 100 different
-increments between them, as the 2D paths of Figure 1 have, 100 matrices do for 10 million intervals;
-each step is then one product for each different increment, with the states of all the paths that
-take it.
+Over an interval with increment v a step of a solver is Z ↦ E_v Z + f_v, for every path alike. Where
+100,000 paths of 100 points have 100 different increments between them, as the 2D paths of Figure 1
+have, 100 matrices do for 10 million intervals; each step is then one product for each different
+increment, with the states of all the paths that take it.
 
 An adaptive solver takes the same steps for every path where the paths' errors are small enough.
-That is checked by a bound that costs nothing; where it does not hold there is no result, and the
-paths have to be solved one by one.
+That is checked by a bound that costs nothing; where it does not hold, `Ungrouped` is raised, and
+the paths have to be solved one by one.
 """
 
 from collections.abc import Callable
@@ -20,10 +18,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from ssm.cde import AbstractPropagatingSolver, Drive, Matrices, Part
+from ssm.cde.base import AbstractSolver, Part
+from ssm.cde.generator import DenseGenerator, Flow
 
-ROUNDINGS = 8
-"""Increments that differ by less than so many roundings of a channel's largest number are one."""
+MOST_MATRICES = 2048
+"""Most matrices that are kept: 0.5 GB for d_hidden = 256."""
+
+
+class Ungrouped(Exception):
+    """Many paths have to be solved one by one; the message says why."""
 
 
 class Steps(NamedTuple):
@@ -33,55 +36,44 @@ class Steps(NamedTuple):
     which: Int[np.ndarray, "paths steps"]
 
 
-def distinct_steps(x: Float[np.ndarray, "paths length channels"], most: int) -> Steps | None:
-    """The different increments of paths, or None if there are more than `most`.
+def distinct_steps(x: Float[np.ndarray, "paths length channels"], unit: float, most: int) -> Steps:
+    """The different increments of paths whose coordinates are whole numbers of `unit`.
 
-    Each channel's increments are put in order; a gap above the tolerance begins a new value. Where
-    increments lie so close that a value would have instances further from it than the tolerance, or
-    the tolerance is not small beside them, they are on no lattice: None.
+    Raises:
+        Ungrouped: if there are more than `most`, or none.
+        ValueError: if a coordinate is not a whole number of units.
     """
     paths, steps, channels = x.shape[0], x.shape[1] - 1, x.shape[2]
     if paths * steps == 0:
-        return None
-    code, codes, flat, tolerances = np.zeros(paths * steps, np.int64), 1, [], []
-    for channel in range(channels):
-        increments = np.diff(x[..., channel].astype(np.float64), axis=1).ravel()
-        tolerance = ROUNDINGS * float(np.finfo(x.dtype).eps * np.max(np.abs(x[..., channel])))
-        largest = float(np.max(np.abs(increments)))
-        if not (largest == 0 or tolerance < 1e-3 * largest):
-            return None
-        seen = np.unique(increments.astype(x.dtype))
-        starts = np.concatenate([seen[:1], seen[1:][np.diff(seen) > tolerance]])
-        if len(starts) > most:
-            return None
-        part = np.searchsorted(starts, increments + tolerance / 2, "right")
-        code, codes = code * (len(starts) + 1) + part, codes * (len(starts) + 1)
-        flat.append(increments)
-        tolerances.append(tolerance)
+        raise Ungrouped("there is no interval")
+    points = np.rint(x / unit).astype(np.int64)
+    if not np.allclose(points * unit, x, rtol=0, atol=0.01 * unit):
+        raise ValueError(f"unit: got {unit}; expected one that every coordinate is a multiple of")
+    increments = np.diff(points, axis=1).reshape(-1, channels)
+    least = increments.min(axis=0)
+    sizes = increments.max(axis=0) - least + 1
+    if (codes := int(np.prod(sizes, dtype=object))) > 2**40:
+        raise Ungrouped(f"there may be {codes:,} different increments")
+    code = np.ravel_multi_index(tuple((increments - least).T), tuple(sizes))
     if codes <= len(code):  # few possible codes: counted, else sorted
-        count = np.bincount(code, minlength=codes)
-        used = np.flatnonzero(count)
-        index, count = (np.cumsum(count > 0) - 1)[code], count[used]
+        used = np.flatnonzero(np.bincount(code, minlength=codes))
+        index = np.searchsorted(used, np.arange(codes))[code]
     else:
-        used, index, count = np.unique(code, return_inverse=True, return_counts=True)
+        used, index = np.unique(code, return_inverse=True)
     if len(used) > most:
-        return None
-    # The mean of a value's rounded instances.
-    values = np.stack([np.bincount(index, c) / count for c in flat], axis=1)
-    errors = (np.max(np.abs(c - values[index, i])) for i, c in enumerate(flat))
-    if not all(error <= tolerance for error, tolerance in zip(errors, tolerances, strict=True)):
-        return None
-    return Steps(values.astype(x.dtype), index.reshape(paths, steps).astype(np.int32))
+        raise Ungrouped(f"there are {len(used):,} different increments, more than {most:,}")
+    values = np.stack(np.unravel_index(used, tuple(sizes)), axis=1) + least
+    return Steps((values * unit).astype(x.dtype), index.reshape(paths, steps).astype(np.int32))
 
 
 def final_states(
-    solver: AbstractPropagatingSolver,
-    a: Matrices,
-    b: Drive,
+    solver: AbstractSolver,
+    a: Float[Array, "omega d_hidden d_hidden"],
+    b: Float[Array, "d_hidden xi"],
     z0: Float[Array, "paths d_hidden"],
     steps: Steps,
     after_step: Callable[[int], None] = lambda step: None,
-) -> Float[np.ndarray, "paths d_hidden"] | None:
+) -> Float[np.ndarray, "paths d_hidden"]:
     """The states at the end of all paths, for dense A and the gates ω = ξ = (t, X).
 
     The products are the host's: a group of paths is of any size, its states are a slice of an
@@ -94,8 +86,8 @@ def final_states(
         steps: from `distinct_steps`.
         after_step: called with the number of intervals done.
 
-    Returns:
-        The states, or None if an adaptive solver might take other steps for some path.
+    Raises:
+        Ungrouped: if an adaptive solver might take other steps for some path.
     """
     (paths, intervals), distinct = steps.which.shape, len(steps.values)
     dt = np.full((distinct, 1), 1 / intervals, steps.values.dtype)
@@ -118,7 +110,7 @@ def final_states(
                 p, q = solver.error_bounds(m * part.fraction, c * part.fraction, z.shape[1])
                 last = part.fraction
             if not _advance(z, moved, ends, flows, drives, p, q, part):
-                return None
+                raise Ungrouped("the solver may take other steps for some paths than for others")
             z, moved = moved, z
         after_step(step + 1)
     return z[row]
@@ -127,8 +119,15 @@ def final_states(
 @jax.jit
 def _propagators(solver, a, b, increments):
     """E_v transposed, and f_v, for each increment."""
-    flows, drives = jax.lax.map(lambda v: solver.propagator(a, b, v, v), increments)
-    return jnp.swapaxes(flows, 1, 2), drives
+
+    def one(v):
+        r = solver.element(DenseGenerator(a), v, b @ v)
+        flow = r.transition.matrix()
+        if isinstance(r.transition, Flow):
+            return flow[:-1, :-1].T, flow[:-1, -1]
+        return flow.T, r.drive()
+
+    return jax.lax.map(one, increments)
 
 
 def _advance(

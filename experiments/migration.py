@@ -1,0 +1,62 @@
+"""Configurations of earlier versions, as they are written now: kept results stay valid unedited.
+
+A configuration says its `version`; one that says none is of version 1. Each step below tells what
+one version wrote in the words of the next, and nothing else.
+
+| version | what changed in it |
+| --- | --- |
+| 2 | a model without encoder and blocks is `ssm.model.MixerReadout` |
+|   | S5 has its source's initial values, unless `log_real` and `real_normal` say otherwise |
+|   | S4, S5 and Mamba name their scan, `form`, and the linear CDE its `dt` |
+|   | the signature task's target `antisymmetric` is called `log_signature` |
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+VERSION = 2
+"""Of the configurations written now."""
+
+
+def migrated(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A resolved configuration of any version, as one of this version.
+
+    Raises:
+        ValueError: if it is of a later version, or no run's configuration.
+    """
+    try:
+        now = dict(config)
+        version = now.get("version", 1)
+        if version not in (1, VERSION):
+            raise ValueError(
+                f"version: got {version!r}; expected 1 to {VERSION}, as this code knows"
+            )
+        return _to_version_2(now) if version == 1 else now
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"not a run's configuration: {error!r}") from error
+
+
+def _to_version_2(config: dict[str, Any]) -> dict[str, Any]:
+    task, model = dict(config["task"]), dict(config["model"])
+    if task.get("target") == "antisymmetric":
+        task["target"] = "log_signature"
+    mixer = dict(model["mixer"])
+    name = str(mixer.get("_target_", "")).rpartition(".")[2]
+    if name in ("S4", "S5", "Mamba"):
+        mixer["form"] = "auto"
+    if name == "S5":
+        mixer |= {"log_real": True, "real_normal": True}
+    if name == "LinearCDE":
+        mixer["dt"] = "1/length"
+        solver = dict(mixer.get("solver", {}))
+        if solver.get("form") == "sequential":
+            del solver["form"]
+        mixer["solver"] = solver
+    model["mixer"] = mixer
+    encode, bare = model.pop("encode", True), model.pop("bare", False)
+    if bare and not encode:
+        model["_target_"] = "ssm.model.MixerReadout"
+        model = {
+            k: v for k, v in model.items() if k in ("_target_", "_partial_", "d_model", "mixer")
+        }
+    return config | {"version": 2, "task": task, "model": model}
