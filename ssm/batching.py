@@ -6,12 +6,15 @@ by adding an axis to every operation, a function is given here what `vmap` shoul
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
+
+T = TypeVar("T")
 
 
 def batch_aware(
@@ -91,6 +94,12 @@ def reverse_only(x: jax.Array, message: str) -> jax.Array:
 @reverse_only.defjvp
 def _(message, primals, tangents):
     return primals[0], _backward_p.bind(tangents[0], message=message)
+
+
+def reverse_only_tree(tree: T, message: str) -> T:
+    """`reverse_only` of every inexact array."""
+    inexact, others = eqx.partition(tree, eqx.is_inexact_array)
+    return eqx.combine(jax.tree.map(lambda x: reverse_only(x, message), inexact), others)
 
 
 def _refuse(x, *, message):

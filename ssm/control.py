@@ -52,7 +52,7 @@ class Steps(NamedTuple):
     integral: float
 
 
-def steps_of(dt: float | str, length: int | None) -> Steps:
+def steps_of(dt: float | int | str, length: int | None) -> Steps:
     """The steps that a mixer's `dt` names.
 
     "1/length" is the official code's: time is i/(length − 1) at sample i, and `integral` has steps
@@ -103,7 +103,7 @@ def check_gate(name: str, gate: str) -> None:
         raise ValueError(f"{name}: got {gate!r}; expected one of {list(get_args(GateName))}")
 
 
-def check_dt(dt: float | str) -> None:
+def check_dt(dt: float | int | str) -> None:
     """Raises ValueError unless `dt` is a positive number or "1/length"."""
     positive = isinstance(dt, int | float) and not isinstance(dt, bool) and 0 < dt < float("inf")
     if dt != PER_LENGTH and not positive:

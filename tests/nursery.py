@@ -8,6 +8,7 @@ be killed; it has its own JAX, since the parent has not started one.
 import faulthandler
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -25,6 +26,7 @@ class Nursery:
 
     def __init__(self, directory: Path, **environment: str):
         self.log = directory / "log.txt"
+        self._child: int | None = None  # the child that has not been waited for
         self._process = subprocess.Popen(
             [sys.executable, __file__],
             stdin=subprocess.PIPE,
@@ -35,15 +37,21 @@ class Nursery:
 
     def start(self, arguments: list[str], patch: str = "", **environment: str) -> int:
         """Starts the command, after the Python code `patch`; returns the process id."""
+        if self._child is not None:  # of a test that has failed
+            os.kill(self._child, signal.SIGKILL)
+            self.wait()
         request = {"arguments": arguments, "patch": patch, "log": str(self.log)}
         request |= {"environment": environment}
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
-        return int(self._process.stdout.readline())
+        self._child = int(self._process.stdout.readline())
+        return self._child
 
     def wait(self) -> int:
         """The exit status of the child."""
-        return int(self._process.stdout.readline())
+        status = int(self._process.stdout.readline())
+        self._child = None
+        return status
 
     def wait_for(self, condition: Callable[[], Any], seconds: float = 120) -> None:
         """Waits until something is so."""
@@ -62,7 +70,9 @@ class Nursery:
         return self.log.read_text()
 
     def close(self) -> None:
-        """Ends the parent."""
+        """Ends the parent, and a child that is left."""
+        if self._child is not None:
+            os.kill(self._child, signal.SIGKILL)
         self._process.stdin.close()
         self._process.stdout.close()
         self._process.wait(timeout=60)

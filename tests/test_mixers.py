@@ -372,10 +372,10 @@ def test_attention_reads_no_more_than_it_has_room_for(own_errors):
     x = jnp.ones((3, WIDTH))
     with pytest.raises(ValueError, match="length: got None"):
         layer.init()
-    with pytest.raises(ValueError, match="state: got 2 positions"):
+    with pytest.raises(ValueError, match="state: got room for 2"):
         layer(x, layer.init(2))
     _, state = layer(x, layer.init(4))
-    with pytest.raises(RuntimeError, match="state: got 4 positions"):
+    with pytest.raises(RuntimeError, match="state: got room for 4"):
         jax.block_until_ready(eqx.filter_jit(layer)(x, state))
 
 

@@ -10,7 +10,8 @@ from tasks.paths import rounded_random_walks
 
 
 def test_walks_are_scaled_cumulative_sums_of_integers():
-    paths = rounded_random_walks(200, 30, 3)
+    paths, unit = rounded_random_walks(200, 30, 3)
+    np.testing.assert_allclose(paths / unit, np.rint(paths / unit), atol=1e-4)
     assert paths.dtype == np.float32
     assert np.abs(paths).max() == 1
     steps = np.diff(paths, axis=1, prepend=0)
@@ -24,12 +25,14 @@ def test_walks_are_scaled_cumulative_sums_of_integers():
 def test_draw_is_the_legacy_one_whatever_the_setting():
     for partitionable in (True, False):
         with jax.threefry_partitionable(partitionable):
-            assert np.array_equal(rounded_random_walks(50, 10, 2), rounded_random_walks(50, 10, 2))
+            assert np.array_equal(
+                rounded_random_walks(50, 10, 2).paths, rounded_random_walks(50, 10, 2).paths
+            )
     with jax.threefry_partitionable(True):
-        today = rounded_random_walks(50, 10, 2)
+        today = rounded_random_walks(50, 10, 2).paths
         modern = np.asarray(jr.normal(jr.PRNGKey(1234), (50, 10, 2)))
     with jax.threefry_partitionable(False):
-        before = rounded_random_walks(50, 10, 2)
+        before = rounded_random_walks(50, 10, 2).paths
         legacy = np.asarray(jr.normal(jr.PRNGKey(1234), (50, 10, 2)))
     assert np.array_equal(today, before)
     walks = np.cumsum(np.round(legacy), axis=1)
@@ -47,13 +50,15 @@ def test_draw_leaves_the_callers_configuration_alone(partitionable):
 
 
 def test_double_precision_and_another_generator_do_not_change_the_walks():
-    expected = rounded_random_walks(20, 10, 2)
+    expected = rounded_random_walks(20, 10, 2).paths
     with jax.enable_x64(True), jax.default_prng_impl("rbg"):
-        assert np.array_equal(rounded_random_walks(20, 10, 2), expected)
+        assert np.array_equal(rounded_random_walks(20, 10, 2).paths, expected)
 
 
 def test_seeds_differ():
-    assert not np.array_equal(rounded_random_walks(5, 5, 2, 1), rounded_random_walks(5, 5, 2, 2))
+    assert not np.array_equal(
+        rounded_random_walks(5, 5, 2, 1).paths, rounded_random_walks(5, 5, 2, 2).paths
+    )
 
 
 @pytest.mark.parametrize(

@@ -241,7 +241,7 @@ def test_published_data_set(dimension, word, rmse_zero):
 def test_log_signature_and_alternating_volume_are_uncorrelated_on_rounded_random_walks():
     """Exactly so for any law that keeps its form when channels are exchanged: averaged over their
     permutations with the sign, log S is zero. The anti-symmetric part is the alternating one."""
-    paths = rounded_random_walks(20_000, 100, 3, 1234)
+    paths = rounded_random_walks(20_000, 100, 3, 1234).paths
     targets = ("coordinate", "log_signature", "alternating")
     labels = [signature_coordinates(paths, (1, 2, 3), target) for target in targets]
     correlation = np.corrcoef(labels)
@@ -351,7 +351,7 @@ def test_exactly_the_words_without_a_log_signature_are_refused(word):
 
 def test_labels_that_are_all_zero_are_refused():
     def never_turns(seed):
-        return not np.diff(rounded_random_walks(2, 2, 2, seed), axis=1).prod(axis=2).any()
+        return not np.diff(rounded_random_walks(2, 2, 2, seed).paths, axis=1).prod(axis=2).any()
 
     seed = next(filter(never_turns, range(100)))
     task = SignatureTask(length=2, n_paths=2, train_fraction=0.5, seed=seed)

@@ -23,11 +23,6 @@ from tasks.paths import rounded_random_walks
 from tasks.signature import SignatureTask
 
 
-def states(layer, x):
-    y = layer(x)
-    return y[0] if isinstance(y, tuple) else y
-
-
 def path_from(increments):
     return jnp.concatenate([jnp.zeros_like(increments[:1]), jnp.cumsum(increments, axis=0)])
 
@@ -88,7 +83,7 @@ def homogeneous(structure, solver):
         layer,
         (jnp.zeros_like(layer.b), jnp.ones_like(layer.initial_bias)),
     )
-    return jax.jit(lambda increments: states(layer, path_from(increments))[-1])
+    return jax.jit(lambda increments: layer(path_from(increments))[0][-1])
 
 
 def increments_of_one_sum():
@@ -146,7 +141,7 @@ def test_the_driven_diagonal_cde_is_the_sum_the_theory_gives(x64):
     for s in range(9):
         rest = later[s + 1] if s + 1 < 9 else 0
         expected += np.exp(rest) * np.expm1(m[s]) / m[s] * np.asarray(layer.b @ d_omega[s])
-    np.testing.assert_allclose(states(layer, x)[-1], expected, rtol=1e-10)
+    np.testing.assert_allclose(layer(x)[0][-1], expected, rtol=1e-10)
 
 
 NODES = 17
@@ -197,7 +192,7 @@ def constructed(first, rest, channels):
 def test_a_letter_and_then_a_shuffle_of_letters_is_in_a_diagonal_cde(first, rest, x64):
     """Among them the area, S^{122}, S^{1222} and S^{123} + S^{132}."""
     layer, readout = constructed(first, rest, channels=3)
-    final_state = jax.jit(lambda x: states(layer, x)[-1])
+    final_state = jax.jit(lambda x: layer(x)[0][-1])
     for seed in range(3):
         x = path_from(jr.normal(jr.key(seed), (12, 3), jnp.float64) / 6)
         expected = signature_term(x, *shuffles(first, rest))
@@ -223,7 +218,7 @@ def test_other_words_are_in_no_diagonal_cde(x64):
 
     def state(structure):
         layer = linear_cde(6, 3, structure, ExactFlow(substeps=8))
-        return jax.jit(lambda x: states(layer, x)[-1])
+        return jax.jit(lambda x: layer(x)[0][-1])
 
     def term(*words):
         return lambda x: signature_term(x, *words)
@@ -256,7 +251,7 @@ def left_over(features, targets):
 
 def last_states(structure, d_hidden, paths):
     layer = linear_cde(d_hidden, paths.shape[2], structure, ExactFlow())
-    return np.asarray(jax.jit(jax.vmap(lambda x: states(layer, x)[-1]))(paths))
+    return np.asarray(jax.jit(jax.vmap(lambda x: layer(x)[0][-1]))(paths))
 
 
 def left_over_of_terms(features, paths, terms):
@@ -268,7 +263,7 @@ def left_over_of_terms(features, paths, terms):
 def test_random_diagonal_features_predict_122_and_1222_but_not_112(x64):
     """Of S^{112}, more is left even on the paths of the fit than half as many dense features leave
     on fresh ones."""
-    paths = jnp.asarray(rounded_random_walks(4000, 20, 2, 0), jnp.float64)
+    paths = jnp.asarray(rounded_random_walks(4000, 20, 2, 0).paths, jnp.float64)
     terms = [[(1, 2)], [(1, 2, 2)], [(1, 2, 2, 2)], [(1, 1, 2)]]
     fitted, fresh = left_over_of_terms(last_states("diagonal", 128, paths), paths, terms)
     assert np.max(fresh[:3]) < 0.05
@@ -279,7 +274,7 @@ def test_random_diagonal_features_predict_122_and_1222_but_not_112(x64):
 def test_random_diagonal_features_predict_123_only_through_its_sum_with_132(x64):
     """S^{123} is half that sum and half the difference S^{123} − S^{132}, which is as large,
     uncorrelated, and out of reach: about √½ of S^{123} is left."""
-    paths = jnp.asarray(rounded_random_walks(4000, 20, 3, 0), jnp.float64)
+    paths = jnp.asarray(rounded_random_walks(4000, 20, 3, 0).paths, jnp.float64)
     both, alone = [(1, 2, 3), (1, 3, 2)], [(1, 2, 3)]
     features = last_states("diagonal", 256, paths)
     fitted, fresh = left_over_of_terms(features, paths, [both, alone])

@@ -10,10 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ssm.batching import reverse_only_tree
 from ssm.cde.base import AbstractSolver, Part
 from ssm.cde.generator import AbstractGenerator, Flow, lifted
 from ssm.recurrence import Recurrence
 from ssm.transition import TokenIncrement
+
+REVERSE_MODE = (
+    "Tsit5: has derivatives by reverse mode only; for forward mode (jvp, linearize) build the "
+    "solver with forward_mode=True"
+)
 
 
 class Tsit5(AbstractSolver):
@@ -31,12 +37,14 @@ class Tsit5(AbstractSolver):
         rtol, atol: tolerances of the step-size controller.
         first_step: length of the first step on t ∈ [0, 1].
         max_steps: most steps over the whole path; more is an error at run time.
+        forward_mode: differentiate by forward mode only (`jax.jvp`), in place of reverse mode only.
     """
 
     rtol: float = eqx.field(static=True, default=1e-2)
     atol: float = eqx.field(static=True, default=1e-2)
     first_step: float = eqx.field(static=True, default=0.01)
     max_steps: int = eqx.field(static=True, default=16**4)
+    forward_mode: bool = eqx.field(static=True, default=False)
 
     def __check_init__(self):
         for name in ("rtol", "atol", "first_step", "max_steps"):
@@ -66,6 +74,8 @@ class Tsit5(AbstractSolver):
 
     def solution(self, r: Recurrence, h0: Float[Array, "n"]) -> diffrax.Solution:
         """Diffrax's solution: Z at the end of each interval, and statistics."""
+        if not self.forward_mode:
+            r, h0 = reverse_only_tree((r, h0), REVERSE_MODE)
         flow = r.transition
         times = jnp.linspace(0.0, 1.0, len(flow.drive) + 1, dtype=h0.dtype)
         omega, drive = (
@@ -85,6 +95,9 @@ class Tsit5(AbstractSolver):
             y0=h0[:-1],
             saveat=diffrax.SaveAt(ts=times[1:]),
             stepsize_controller=diffrax.ClipStepSizeController(self.controller(), jump_ts=times),
+            adjoint=(
+                diffrax.ForwardMode() if self.forward_mode else diffrax.RecursiveCheckpointAdjoint()
+            ),
             max_steps=self.max_steps,
         )
 

@@ -168,8 +168,10 @@ class TransformerLayer(AbstractMixer):
                 "length: got None; attention keeps what it has read, so expected the length of the "
                 "whole sequence"
             )
-        weight, heads = self.attention.query_proj.weight, self.attention.num_heads
-        empty = jnp.zeros((length, heads, len(weight) // heads), weight.dtype)
+        (d_model,), heads = self.attention_norm.shape, self.attention.num_heads
+        assert self.attention_norm.weight is not None
+        shape = (length, heads, d_model // heads)
+        empty = jnp.zeros(shape, self.attention_norm.weight.dtype)
         return Cache(empty, empty, jnp.int32(0))
 
 

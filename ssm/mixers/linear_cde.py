@@ -25,6 +25,7 @@ from ssm.control import (
 )
 from ssm.init import named_key
 from ssm.mixers.base import AbstractMixer, Dt
+from ssm.precision import at_least_float32
 from ssm.recurrence import Recurrence, stack
 from ssm.scans.grouped import MOST_MATRICES, Ungrouped, distinct_steps, final_states
 from ssm.transition import Constant, TokenIncrement
@@ -79,7 +80,7 @@ class LinearCDE(AbstractMixer):
     structure: Structure = eqx.field(static=True)
     gate_omega: GateName = eqx.field(static=True)
     gate_xi: GateName = eqx.field(static=True)
-    dt: float | str = eqx.field(static=True)
+    dt: float | int | str = eqx.field(static=True)
 
     def __init__(
         self,
@@ -89,7 +90,7 @@ class LinearCDE(AbstractMixer):
         gate_omega: GateName = "integral",
         gate_xi: GateName = "integral",
         solver: AbstractSolver | None = None,
-        dt: float | str = PER_LENGTH,
+        dt: float | int | str = PER_LENGTH,
         channels: int | None = None,
         key: PRNGKeyArray,
     ):
@@ -152,10 +153,13 @@ class LinearCDE(AbstractMixer):
         if len(x) == 0:
             return jnp.zeros((0, len(self.initial_bias)), self.initial_bias.dtype), state
         start, end = (values(x[i : i + 1]) for i in (0, -1 % len(x)))
-        gaps = None if dt is None else jnp.broadcast_to(jnp.asarray(dt, end.dtype), (len(x),))
+        gaps = (
+            None if dt is None else jnp.broadcast_to(jnp.asarray(dt, state.time.dtype), (len(x),))
+        )
         first = self.initial_state(start[0])
         if not whole:  # over the interval from the sample before, if there is one
-            r, times = self._intervals(state, start, state.previous[None], gaps)
+            gap = None if gaps is None else gaps[:1]
+            r, times = self._intervals(state, start, state.previous[None], gap)
             h = jnp.where(state.started, self.solver.scan(r, state.h)[1], first)
             time = jnp.where(state.started, times[-1], state.time)
         else:
@@ -181,12 +185,13 @@ class LinearCDE(AbstractMixer):
             gaps = jnp.ones(len(x), dtype)
             times = state.time + steps.time * jnp.arange(1, len(x) + 1, dtype=dtype)
             if isinstance(x, Embedded) and self.gate_omega == self.gate_xi == "integral":
-                return self._of_tokens(steps.integral * times, steps.integral, x), times
+                scaled = (steps.integral * times).astype(x.table.dtype)
+                return self._of_tokens(scaled, steps.integral, x), times
         else:
             times = state.time + steps.time * jnp.cumsum(gaps)
         x, previous = values(x), values(previous)
         d_omega, d_xi = (
-            gate_increments(gate, steps, x, previous, times, gaps)
+            gate_increments(gate, steps, x, previous, times.astype(x.dtype), gaps.astype(x.dtype))
             for gate in (self.gate_omega, self.gate_xi)
         )
         return stack(self.element, d_omega, d_xi @ self.b.T), times
@@ -207,7 +212,7 @@ class LinearCDE(AbstractMixer):
         return CDEState(
             jnp.zeros(h.shape, h.dtype),
             jnp.zeros_like(channels),
-            jnp.zeros((), channels.dtype),
+            jnp.zeros((), at_least_float32(channels).dtype),
             jnp.array(False),
             steps_of(self.dt, length),
         )

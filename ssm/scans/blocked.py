@@ -25,6 +25,7 @@ from jaxtyping import Array, Float
 
 from ssm.batching import batch_aware
 from ssm.recurrence import Recurrence
+from ssm.scans.parallel import check_chunk
 
 CHUNK, LONG_CHUNK, LONG = 8, 32, 256
 """Steps between the states that are kept, and the same for sequences longer than LONG: less memory
@@ -279,10 +280,14 @@ def blocked(
 
     Arguments:
         chunk: steps between the states that are kept; None chooses by the length.
+
+    Raises:
+        ValueError: unless chunk is positive.
     """
     delta, rate = r.transition.delta, r.transition.rate.value
     if chunk is None:
         chunk = LONG_CHUNK if len(delta) > LONG else CHUNK
+    check_chunk(chunk)
     # In a step that is filled up Δ is 0, and 0·∞ would be NaN.
     rate = jnp.maximum(rate, jnp.finfo(rate.dtype).min)
     y, last = _scan(chunk, rate, h0, r.value, delta, r.key, r.query)

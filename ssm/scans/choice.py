@@ -4,14 +4,13 @@ The choices are measured ones; `scripts/benchmark.py` measures them again (docs/
 """
 
 from collections.abc import Callable
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, get_args
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Inexact
 
-from ssm.batching import reverse_only
+from ssm.batching import reverse_only_tree
 from ssm.recurrence import Heads, Recurrence, join, length_of, split, zero_state
 from ssm.scans.blocked import blocked
 from ssm.scans.convolution import convolution
@@ -35,7 +34,6 @@ Form = Literal[
 ]
 """The names of the scans; "auto" chooses."""
 
-T = TypeVar("T")
 Scan = Callable[[Recurrence, Any], tuple[Array, Array]]
 _SCANS: dict[str, Scan] = {
     "sequential": sequential,
@@ -86,13 +84,8 @@ def scan(
             "linearize, Hessian-vector products) build the mixer with "
             f"form={_REVERSE_MODE[form]!r}"
         )
-        return _SCANS[form](*_reverse_only((r, h0), message))
+        return _SCANS[form](*reverse_only_tree((r, h0), message))
     return _SCANS[form](r, h0)
-
-
-def _reverse_only(tree: T, message: str) -> T:
-    inexact, others = eqx.partition(tree, eqx.is_inexact_array)
-    return eqx.combine(jax.tree.map(lambda x: reverse_only(x, message), inexact), others)
 
 
 def forms(r: Recurrence) -> list[str]:
@@ -108,7 +101,7 @@ def forms(r: Recurrence) -> list[str]:
         decay: Any = transition
         if kernel_runs(*jax.tree.leaves((decay.delta, decay.rate.value, r.key, r.value, r.query))):
             admitted += ["kernel"]
-    if isinstance(transition, Generated) and isinstance(transition.d_omega, TokenIncrement):
+    if _is_of_tokens(r):
         admitted += ["tokens"]
     return admitted
 
@@ -136,19 +129,30 @@ def check_form(form: str) -> None:
 
 
 def _is_convolution(r: Recurrence) -> bool:
-    if not all(isinstance(x, Constant) for x in (r.transition, r.key, r.query)):
+    parts = (r.transition, r.key, r.query)
+    if not all(isinstance(x, Constant) for x in parts) or r.value is None or r.value.ndim != 1:
         return False
-    diagonal, of_one_value = (
-        isinstance(plain(r.transition), Diagonal),
-        r.value is not None and (r.value.ndim == 1),
-    )
-    return diagonal and of_one_value and (r.real or not jnp.iscomplexobj(plain(r.query)))
+    transition, key, query = map(plain, parts)
+    diagonal = isinstance(transition, Diagonal) and transition.d.ndim == 1
+    return diagonal and (r.real or not any(map(jnp.iscomplexobj, (transition.d, key, query))))
 
 
 def _is_selective(r: Recurrence) -> bool:
-    varies = not any(isinstance(x, Constant) or x is None for x in (r.key, r.value, r.query))
-    decays = isinstance(r.transition, Decay) and r.transition.delta.ndim == 2
-    return varies and decays and not jnp.iscomplexobj(r.transition.rate.value)
+    if not isinstance(r.transition, Decay) or r.transition.delta.ndim != 2:
+        return False
+    parts = (r.key, r.value, r.query)
+    if any(isinstance(x, Constant) or x is None for x in parts):
+        return False
+    rate = r.transition.rate.value
+    return rate.size > 0 and not any(map(jnp.iscomplexobj, (rate, *parts)))
+
+
+def _is_of_tokens(r: Recurrence) -> bool:
+    of_tokens = isinstance(r.transition, Generated) and isinstance(
+        r.transition.d_omega, TokenIncrement
+    )
+    driven = r.key is not None and not isinstance(r.key, Constant)
+    return of_tokens and driven and r.value is None and r.query is None
 
 
 def _described(r: Recurrence) -> str:

@@ -41,11 +41,13 @@ def distinct_steps(x: Float[np.ndarray, "paths length channels"], unit: float, m
 
     Raises:
         Ungrouped: if there are more than `most`, or none.
-        ValueError: if a coordinate is not a whole number of units.
+        ValueError: if a coordinate is not finite, or no whole number of units.
     """
     paths, steps, channels = x.shape[0], x.shape[1] - 1, x.shape[2]
     if paths * steps == 0:
         raise Ungrouped("there is no interval")
+    if not np.isfinite(x).all():
+        raise ValueError("paths: got a coordinate that is not finite")
     points = np.rint(x / unit).astype(np.int64)
     if not np.allclose(points * unit, x, rtol=0, atol=0.01 * unit):
         raise ValueError(f"unit: got {unit}; expected one that every coordinate is a multiple of")

@@ -46,8 +46,12 @@ def chunked(
     The backward pass keeps the states between chunks and computes those within a chunk again.
 
     Arguments:
-        chunk: positions in a chunk, at least 1.
+        chunk: positions in a chunk.
+
+    Raises:
+        ValueError: unless chunk is positive.
     """
+    check_chunk(chunk)
     length = length_of(r)
     if length <= chunk:
         return associative(r, h0)
@@ -66,3 +70,9 @@ def chunked(
         return y, last
     rest, last = associative(at(r, slice(whole, None)), last)
     return jnp.concatenate([y, rest]), last
+
+
+def check_chunk(chunk: int) -> None:
+    """Raises ValueError unless a chunk has a position."""
+    if chunk < 1:
+        raise ValueError(f"chunk: got {chunk}; expected a positive number of positions")
