@@ -33,7 +33,7 @@ def migrated(config: Mapping[str, Any]) -> dict[str, Any]:
             )
         return _to_version_2(now) if version == 1 else now
     except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"not a run's configuration: {error!r}") from error
+        raise ValueError(f"it has no {error}, which a run's has") from error
 
 
 def _to_version_2(config: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple, get_args
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Integer
 
 GateName = Literal["path", "integral"]
 
@@ -26,7 +26,7 @@ class Embedded(eqx.Module):
     """
 
     table: Float[Array, "vocabulary d"]
-    tokens: Int[Array, "length"]
+    tokens: Integer[Array, "length"]
 
     def values(self) -> Float[Array, "length d"]:
         """The sequence as an array."""

@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Inexact, Int
+from jaxtyping import Array, Float, Inexact, Integer
 
 T = TypeVar("T")
 
@@ -127,7 +127,7 @@ class TokenIncrement(eqx.Module):
     """Δω = (τ, e_w): time's part of an increment, and a row of a table that positions share."""
 
     time: Float[Array, ""]
-    token: Int[Array, ""]
+    token: Integer[Array, ""]
     table: Constant[Float[Array, "vocabulary channels"]]
 
     def value(self) -> Float[Array, "omega"]:

@@ -5,6 +5,7 @@ exit status when it has ended (negative: a signal). A child is a whole process o
 be killed; it has its own JAX, since the parent has not started one.
 """
 
+import contextlib
 import faulthandler
 import json
 import os
@@ -38,7 +39,7 @@ class Nursery:
     def start(self, arguments: list[str], patch: str = "", **environment: str) -> int:
         """Starts the command, after the Python code `patch`; returns the process id."""
         if self._child is not None:  # of a test that has failed
-            os.kill(self._child, signal.SIGKILL)
+            self._kill()
             self.wait()
         request = {"arguments": arguments, "patch": patch, "log": str(self.log)}
         request |= {"environment": environment}
@@ -71,11 +72,15 @@ class Nursery:
 
     def close(self) -> None:
         """Ends the parent, and a child that is left."""
-        if self._child is not None:
-            os.kill(self._child, signal.SIGKILL)
+        self._kill()
         self._process.stdin.close()
         self._process.stdout.close()
         self._process.wait(timeout=60)
+
+    def _kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            if self._child is not None:
+                os.kill(self._child, signal.SIGKILL)
 
 
 def _serve() -> None:

@@ -1,7 +1,10 @@
 """Every option and experiment composes, builds and trains; wrong ones: `test_bad_input.py`."""
 
+import logging
+import re
 from pathlib import Path
 
+import jax
 import pytest
 from composing import CONFIGS, compose_run, execute
 
@@ -16,6 +19,9 @@ EXPERIMENTS = sorted(
 )
 SMALL = [e for e in EXPERIMENTS if e.startswith("small/")]
 PAPERS = [e for e in EXPERIMENTS if e not in SMALL and e != "figure1/diagonal_cde"]
+PROGRAMS = ("jit(init)", "jit(advance_some)", "jit(evaluate_some)")
+"""Of a run that trains: each is compiled once, as JAX_LOG_COMPILES=1 tells."""
+
 OTHER_TASK = {"figure1/s4": "signature", "figure1/s5": "volume", "figure2/rnn": "word_problem"}
 """Instead of the experiment's own, so that each task is run."""
 
@@ -41,7 +47,7 @@ def test_every_config_file_is_reached():
     "experiment",
     [pytest.param(e, marks=[pytest.mark.slow] if e in SMALL else []) for e in EXPERIMENTS],
 )
-def test_every_experiment_learns(experiment, tmp_path):
+def test_every_experiment_learns(experiment, tmp_path, caplog):
     """Those of the small study among the slow tests: `results/small` has them as well."""
     folder, _, model = experiment.rpartition("/")
     figure = folder.removeprefix("small/")
@@ -65,13 +71,16 @@ def test_every_experiment_learns(experiment, tmp_path):
     ]
     run = compose_run(options, tmp_path)
     assert run.preset == ("small" if experiment in SMALL else figure)
-    logger, summary = execute(run)
+    with jax.log_compiles(), caplog.at_level(logging.WARNING):
+        logger, summary = execute(run)
     if figure == "figure1" and readout:
         assert summary["seeds"]["0"]["final"]["rmse"] < summary["baselines"]["rmse_zero"]
     else:
         losses = [r.value for r in logger.records if (r.split, r.metric) == ("train", "loss")]
         assert len(losses) == 4
         assert losses[-1] < losses[0]
+        compiled = re.findall(r"Finished XLA compilation of (jit\(\w+\))", caplog.text)
+        assert {name: compiled.count(name) for name in PROGRAMS} == dict.fromkeys(PROGRAMS, 1)
 
 
 def test_diagonal_features_have_the_dense_ones_protocol(tmp_path):

@@ -23,7 +23,7 @@ from ssm.scans import forms
 
 LENGTHS = (0, 1, 2, 7, 100, 1000)
 LATER = (np.nan, np.inf, 1e30)
-EXACT = [n for n in MIXERS if n not in ADAPTIVE]
+EXACT = [n for n in FAMILIES if n not in ADAPTIVE]
 
 
 def build(name, dtype=jnp.float64):
@@ -148,7 +148,7 @@ def test_three_pieces_give_the_whole(name, x64):
         assert_close(state, last, 1e-10)
 
 
-@pytest.mark.parametrize("name", MIXERS)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_a_batch_of_one_is_the_batch(name, x64):
     mixer, x = build(name), jnp.stack([sequence(20), -sequence(20), 0.5 * sequence(20)])
     batched = jax.jit(lambda x: jax.vmap(lambda x: mixer(x)[0])(x))(x)
@@ -199,7 +199,7 @@ def test_what_comes_later_changes_no_earlier_output(name):
             assert not np.array_equal(got[t], want[t])
 
 
-@pytest.mark.parametrize("name", MIXERS)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_tokens_are_their_embeddings(name, x64):
     mixer = build(name)
     table, tokens = sequence(5), jnp.array([0, 3, 3, 1, 4, 2, 0])

@@ -53,7 +53,7 @@ def test_no_other_file_changes(tmp_path):
         yaml = name.endswith(".yaml")
         path = Path("configs", name) if yaml else Path(*name.split(".")).with_suffix(".py")
         (tmp_path / path).write_text(text)
-    tests = [f"tests/test_{name}.py" for name in ("contract", "task_contract", "compiles")]
+    tests = [f"tests/test_{name}.py" for name in ("contract", "task_contract")]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-n", "0", *tests, "-k", "Leaky or leaky or recall"],
         cwd=tmp_path,
@@ -65,7 +65,7 @@ def test_no_other_file_changes(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     passed = re.search(r"(\d+) passed", done.stdout)
     assert passed
-    assert int(passed.group(1)) >= 16
+    assert int(passed.group(1)) >= 14
 
 
 def test_every_path_in_the_readme_exists():

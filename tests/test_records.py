@@ -5,12 +5,9 @@ import math
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 from recorded import write_run
 
 from experiments.cells import Cell
-from experiments.config import CONFIGS
 from experiments.published import read_figure1, read_figure2
 from experiments.records import describe, find_runs, merge, read_run, read_runs
 
@@ -48,8 +45,7 @@ def test_the_records_of_the_quick_presets():
 
 
 def composed(*overrides):
-    with initialize_config_dir(CONFIGS, version_base="1.3"):
-        return OmegaConf.to_container(compose("run", list(overrides)), resolve=True)
+    return compose_plain(overrides)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +160,7 @@ def damage(run, name, text):
         ("config.yaml", None, "missing"),
         ("config.yaml", b"task: {", "damaged"),
         ("config.yaml", b"a list of nothing", "expected a mapping"),
-        ("config.yaml", b"task: {}\nmodel: {}", "no '_target_'"),
+        ("config.yaml", b"task: {}\nmodel: {}", "no 'mixer'"),
         ("summary.json", b'{"metric": "accuracy", "se', "damaged"),
         ("summary.json", b'{"metric": "accuracy", "baselines": {}, "seeds": {}}', "no '0'"),
         ("summary.json", b"[]", "expected a mapping"),
