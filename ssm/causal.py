@@ -5,7 +5,6 @@ where x_s is NaN or infinite. `guarded` takes such numbers out of the product an
 they belong: into every output from their position on.
 """
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -15,7 +14,8 @@ def guarded(
 ) -> tuple[Float[Array, "length *features"], Float[Array, "length *features"]]:
     """x with zeros for what is not finite, and what to add to the outputs: 0, then NaN from the
     first such position on, for each feature on its own."""
-    finite = jnp.isfinite(x)
-    seen = jax.lax.cummax((~finite).astype(jnp.int8), axis=0)
-    poison = jnp.where(seen > 0, jnp.nan, 0.0).astype(x.dtype)
+    length, finite = len(x), jnp.isfinite(x)
+    position = jnp.arange(length).reshape(length, *[1] * (x.ndim - 1))
+    first = jnp.min(jnp.where(finite, length, position), axis=0, keepdims=True, initial=length)
+    poison = jnp.where(position >= first, jnp.nan, 0.0).astype(x.dtype)
     return jnp.where(finite, x, 0), poison

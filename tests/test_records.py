@@ -8,6 +8,7 @@ import pytest
 from recorded import write_run
 
 from experiments.cells import Cell
+from experiments.config import compose_plain
 from experiments.published import read_figure1, read_figure2
 from experiments.records import describe, find_runs, merge, read_run, read_runs
 

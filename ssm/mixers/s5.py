@@ -120,7 +120,8 @@ class S5(AbstractRecurrentMixer):
         )
         delta = delta if dt is None else delta * dt.astype(delta.dtype)
         a_bar, scale = zero_order_hold(self.rates(), delta)
-        key = scale * jax.lax.complex(b[..., 0] @ x, b[..., 1] @ x)
+        driven = jnp.concatenate([b[..., 0], b[..., 1]]) @ x  # one product, not two
+        key = scale * jax.lax.complex(*jnp.split(driven, 2))
         return Recurrence(Constant(Diagonal(a_bar)) if dt is None else Diagonal(a_bar), key)
 
     def start(self) -> Complex[Array, "modes"]:
@@ -130,8 +131,8 @@ class S5(AbstractRecurrentMixer):
         self, x: Float[Array, "d_model"], y: Complex[Array, "modes"]
     ) -> Float[Array, "d_model"]:
         c = at_least_float32(self.c)
-        read = 2 * (c[..., 0] @ y.real - c[..., 1] @ y.imag)
-        return read.astype(x.dtype) + self.d * x
+        read = jnp.concatenate([c[..., 0], -c[..., 1]], 1) @ jnp.concatenate([y.real, y.imag])
+        return (2 * read).astype(x.dtype) + self.d * x
 
 
 def _of_source(key, d_model, blocks, size):

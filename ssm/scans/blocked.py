@@ -24,8 +24,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ssm.batching import batch_aware
-from ssm.recurrence import Recurrence
+from ssm.recurrence import Recurrence, zero_state
 from ssm.scans.parallel import check_chunk
+from ssm.scans.sequential import last_state
 
 CHUNK, LONG_CHUNK, LONG = 8, 32, 256
 """Steps between the states that are kept, and the same for sequences longer than LONG: less memory
@@ -138,7 +139,7 @@ def _coefficients(a, v, delta, k):
 
 
 def _forward_block(unroll, a, h0, v, delta, k, q):
-    """y of one block of states, the state before each chunk, and the last."""
+    """y of one block of states, and the state before each chunk."""
 
     def step(h, inputs):
         v_t, delta_t, k_t, q_t = inputs
@@ -150,11 +151,11 @@ def _forward_block(unroll, a, h0, v, delta, k, q):
         after, y = jax.lax.scan(step, h, inputs, unroll=unroll)
         return after, (h, y)
 
-    last, (before, y) = jax.lax.scan(chunk, h0, (v, delta, k, q))
-    return y, before, last
+    _, (before, y) = jax.lax.scan(chunk, h0, (v, delta, k, q))
+    return y, before
 
 
-def _backward_block(unroll, a, v, delta, k, q, before, dy, dlast):
+def _backward_block(unroll, a, v, delta, k, q, before, dy):
     """The derivatives (∂A, ∂h_0, (∂v, ∂Δ, ∂k, ∂q)) of one block of states."""
 
     def chunk(carry, inputs):
@@ -178,7 +179,7 @@ def _backward_block(unroll, a, v, delta, k, q, before, dy, dlast):
             jnp.einsum("...nd,...d->...n", h, dy_c),
         )
 
-    start = (dlast, jnp.zeros_like(a))
+    start = (jnp.zeros_like(before[0]), jnp.zeros_like(a))
     (g, da), others = jax.lax.scan(chunk, start, (v, delta, k, q, before, dy), reverse=True)
     return da, g, others
 
@@ -188,32 +189,32 @@ def _blocks_of_a(a: Array, plan: _Plan) -> Array:
     return _split(a, 0, plan.blocks, plan.states)
 
 
-def _forward(chunk, a, h0, v, delta, k, q):
-    """y, the states before each chunk, and the last states, of a batch."""
+def _forward(chunk, from_zero, a, h0, v, delta, k, q):
+    """y and the states before each chunk, of a batch."""
     batch, length, d_model = v.shape
-    d_state = len(a)
-    plan = _plan(chunk, batch, length, d_state, d_model)
+    plan = _plan(chunk, batch, length, len(a), d_model)
     a_blocks = _blocks_of_a(a, plan)
 
     def group(inputs):
         h0, (v, delta, k, q) = inputs[0], (_time_first(x, plan) for x in inputs[1:])
 
         def block(y, inputs):
-            a, h0, k, q = inputs
-            part, before, last = _forward_block(plan.unroll, a, h0, v, delta, k, q)
-            return y + part, (before, last)
+            a, k, q, *start = inputs
+            h0 = jnp.zeros((*v.shape[2:-1], *a.shape), v.dtype) if from_zero else start[0]
+            part, before = _forward_block(plan.unroll, a, h0, v, delta, k, q)
+            return y + part, before
 
-        states = _blocks_of_states(h0, plan)
-        blocks = (a_blocks, states, _state_blocks(k, plan), _state_blocks(q, plan))
-        y, (before, last) = jax.lax.scan(block, jnp.zeros_like(v), blocks)
-        return _time_last(y, plan, length), before, _join_blocks_of_states(last, plan, d_state)
+        blocks = (a_blocks, _state_blocks(k, plan), _state_blocks(q, plan))
+        starts = () if from_zero else (_blocks_of_states(h0, plan),)
+        y, before = jax.lax.scan(block, jnp.zeros_like(v), (*blocks, *starts))
+        return _time_last(y, plan, length), before
 
     groups = tuple(_split(x, 0, plan.groups, plan.examples) for x in (h0, v, delta, k, q))
-    y, before, last = jax.lax.map(group, groups)
-    return y.reshape(-1, length, d_model)[:batch], before, last.reshape(-1, *a.shape)[:batch]
+    y, before = jax.lax.map(group, groups)
+    return y.reshape(-1, length, d_model)[:batch], before
 
 
-def _backward(chunk, a, v, delta, k, q, before, dy, dlast):
+def _backward(chunk, from_zero, a, v, delta, k, q, before, dy):
     """The derivatives with respect to a, h_0, v, Δ, k and q, of a batch."""
     batch, length, d_model = v.shape
     d_state = len(a)
@@ -221,19 +222,17 @@ def _backward(chunk, a, v, delta, k, q, before, dy, dlast):
     a_blocks = _blocks_of_a(a, plan)
 
     def group(da, inputs):
-        v, delta, k, q, dy = (_time_first(x, plan) for x in inputs[:-2])
+        v, delta, k, q, dy = (_time_first(x, plan) for x in inputs[:-1])
 
         def block(carry, inputs):
-            a, k, q, before, dlast = inputs
+            a, k, q, before = inputs
             da, dh0, (dv, d_delta, dk, dq) = _backward_block(
-                plan.unroll, a, v, delta, k, q, before, dy, dlast
+                plan.unroll, a, v, delta, k, q, before, dy
             )
+            dh0 = dh0[..., :0, :] if from_zero else dh0
             return (carry[0] + dv, carry[1] + d_delta), (da, dh0, dk, dq)
 
-        blocks = (
-            *(a_blocks, _state_blocks(k, plan), _state_blocks(q, plan)),
-            *(inputs[-2], _blocks_of_states(inputs[-1], plan)),
-        )
+        blocks = (a_blocks, _state_blocks(k, plan), _state_blocks(q, plan), inputs[-1])
         zero = jnp.zeros_like(v)
         (dv, d_delta), (da_group, dh0, dk, dq) = jax.lax.scan(block, (zero, zero), blocks)
         return da + da_group, (
@@ -244,41 +243,43 @@ def _backward(chunk, a, v, delta, k, q, before, dy, dlast):
             _time_last(_join_state_blocks(dq, d_state), plan, length),
         )
 
-    groups = [_split(x, 0, plan.groups, plan.examples) for x in (v, delta, k, q, dy, dlast)]
-    da, others = jax.lax.scan(group, jnp.zeros_like(a_blocks), (*groups[:-1], before, groups[-1]))
+    groups = tuple(_split(x, 0, plan.groups, plan.examples) for x in (v, delta, k, q, dy))
+    da, others = jax.lax.scan(group, jnp.zeros_like(a_blocks), (*groups, before))
     da = da.reshape(-1, d_model)[:d_state]
-    return da, *(x.reshape(-1, *x.shape[2:])[:batch] for x in others)
+    padded = plan.groups * plan.examples
+    return da, *(x.reshape(padded, *x.shape[2:])[:batch] for x in others)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _batch_scan(chunk, a, h0, v, delta, k, q):
-    y, _, last = _forward(chunk, a, h0, v, delta, k, q)
-    return y, last
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _batch_scan(chunk, from_zero, a, h0, v, delta, k, q):
+    return (_forward(chunk, from_zero, a, h0, v, delta, k, q)[0],)
 
 
-def _batch_scan_fwd(chunk, a, h0, v, delta, k, q):
-    y, before, last = _forward(chunk, a, h0, v, delta, k, q)
-    return (y, last), (a, v, delta, k, q, before)
+def _batch_scan_fwd(chunk, from_zero, a, h0, v, delta, k, q):
+    y, before = _forward(chunk, from_zero, a, h0, v, delta, k, q)
+    return (y,), (a, v, delta, k, q, before)
 
 
-def _batch_scan_bwd(chunk, kept, derivatives):
-    return _backward(chunk, *kept, *derivatives)
+def _batch_scan_bwd(chunk, from_zero, kept, derivatives):
+    return _backward(chunk, from_zero, *kept, *derivatives)
 
 
 _batch_scan.defvjp(_batch_scan_fwd, _batch_scan_bwd)
 
 
-_scan = batch_aware(_batch_scan, static=1, shared=1)
+_scan = batch_aware(_batch_scan, static=2, shared=1)
 
 
 def blocked(
-    r: Recurrence, h0: Float[Array, "n m"], *, chunk: int | None = None
+    r: Recurrence, h0: Float[Array, "n m"] | None, *, chunk: int | None = None
 ) -> tuple[Float[Array, "length m"], Float[Array, "n m"]]:
     """y_1 … y_L and h_L of a recurrence with `Decay` transitions, key, value and query.
 
-    There are derivatives by reverse mode; forward mode is for the plain forms.
+    There are derivatives by reverse mode; forward mode is for the plain forms. The last state is a
+    computation of its own, which `jax.jit` leaves out where it is not used.
 
     Arguments:
+        h0: the state before; None for zero, which is less work.
         chunk: steps between the states that are kept; None chooses by the length.
 
     Raises:
@@ -290,5 +291,6 @@ def blocked(
     check_chunk(chunk)
     # In a step that is filled up Δ is 0, and 0·∞ would be NaN.
     rate = jnp.maximum(rate, jnp.finfo(rate.dtype).min)
-    y, last = _scan(chunk, rate, h0, r.value, delta, r.key, r.query)
-    return y, last
+    start = jnp.zeros((0, rate.shape[1]), rate.dtype) if h0 is None else h0
+    (y,) = _scan(chunk, h0 is None, rate, start, r.value, delta, r.key, r.query)
+    return y, last_state(r, zero_state(r) if h0 is None else h0)

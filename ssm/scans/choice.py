@@ -44,6 +44,9 @@ _SCANS: dict[str, Scan] = {
     "kernel": kernel,
     "tokens": tokens,
 }
+_FROM_NONE = ("convolution", "blocked")
+"""Forms that have less to do from a zero state."""
+
 _REVERSE_MODE = {"blocked": "chunked", "kernel": "chunked", "tokens": "sequential"}
 """Forms with a derivative of their own, and the plain forms beside them."""
 
@@ -76,7 +79,7 @@ def scan(
         )
     if length_of(r) == 0:
         form = "sequential"
-    if form != "convolution" and h0 is None:
+    if form not in _FROM_NONE and h0 is None:
         h0 = zero_state(r)
     if form in _REVERSE_MODE:
         message = (
@@ -109,15 +112,16 @@ def forms(r: Recurrence) -> list[str]:
 def chosen(r: Recurrence) -> str:
     """The form that "auto" is."""
     admitted, on_cpu = forms(r), jax.default_backend() == "cpu"
+    if "tokens" in admitted:  # for a single position too: the derivative of A is laid out for it
+        return "tokens"
     if length_of(r) <= 1:
         return "sequential"
     if "kernel" in admitted:
         return "kernel"
     if "blocked" in admitted:
         return "blocked" if on_cpu else "chunked"
-    for form in ("convolution", "tokens"):
-        if form in admitted:
-            return form
+    if "convolution" in admitted:
+        return "convolution"
     diagonal = isinstance(plain(r.transition), Diagonal | Decay)
     return "chunked" if diagonal and not on_cpu else "sequential"
 

@@ -34,6 +34,16 @@ def sequential(
     return _whole(outputs), _whole(last)
 
 
+def last_state(r: Recurrence, h0: Inexact[Array, "n *m"]) -> Inexact[Array, "n *m"]:
+    """h_L of a recurrence, without the outputs."""
+    varying, constant = split(r)
+
+    def step(h, position):
+        return join(position, constant).advance(h), None
+
+    return jax.lax.scan(step, h0, varying)[0]
+
+
 def _parts(tree: Any) -> Any:
     return jax.tree.map(lambda x: _Parts(x.real, x.imag) if jnp.iscomplexobj(x) else x, tree)
 
