@@ -71,6 +71,7 @@ def test_dense_recurrences_at_a_tiny_size(monkeypatch):
     assert [row["form"] for row in found] == ["sequential", "associative"]
 
 
+@pytest.mark.slow
 def test_features_of_figure_1_at_a_tiny_size(monkeypatch):
     """Path by path and on the lattice, which need enough paths for each increment."""
     from benchmarks import harness, linear_cde
@@ -85,6 +86,7 @@ def test_features_of_figure_1_at_a_tiny_size(monkeypatch):
     assert [row["paths"] for row in found] == 2 * [50, 50, 200, 200]
 
 
+@pytest.mark.slow
 def test_a_step_on_a5_at_a_tiny_size(monkeypatch):
     from benchmarks import harness, linear_cde
 
@@ -153,6 +155,7 @@ def test_forms_that_need_too_much_memory_are_not_timed(monkeypatch):
     assert all("milliseconds" not in row and row["temporary MB"] > 0 for row in found)
 
 
+@pytest.mark.slow
 def test_the_time_invariant_layers_at_a_tiny_size(monkeypatch):
     from benchmarks import harness, lti
 
