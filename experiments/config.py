@@ -23,16 +23,17 @@ from omegaconf import MISSING, OmegaConf, open_dict
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from experiments.errors import ConfigError
-from experiments.identity import cell_of
 from experiments.loggers import AbstractLogger, RunInfo
-from experiments.migration import VERSION
 from experiments.nodes import below, first_line, instantiate, located
-from experiments.procedure import AbstractProcedure, MakeModel, Model
+from experiments.places import CONFIGS
+from experiments.results.identity import cell_of
+from experiments.results.migration import VERSION
+from experiments.training.procedure import AbstractProcedure, MakeModel, Model
+from experiments.trust import check_targets
 from experiments.usage import explain
 from ssm.init import count_parameters
 from tasks.base import AbstractTask
 
-CONFIGS = str(Path(__file__).resolve().parents[1] / "configs")
 PROCEDURES = ("train", "readout")
 
 
@@ -119,13 +120,14 @@ def compose_plain(overrides: Sequence[str]) -> dict[str, Any]:
     Raises:
         ConfigError: if it cannot be composed or resolved.
     """
-    return _resolved(_compose(overrides)[0])
+    config, choices = _compose(overrides)
+    return _resolved(config) | {"options": _options(choices)}
 
 
 def _compose(overrides: Sequence[str]) -> tuple[Any, Mapping[str, str]]:
     """The configuration, and the chosen option of each group."""
     try:
-        with initialize_config_dir(CONFIGS, version_base="1.3"):
+        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
             config = compose("run", list(overrides), return_hydra_config=True)
     except (HydraException, OmegaConfBaseException, TypeError, ValueError) as error:
         raise ConfigError(explain(error, overrides)) from error
@@ -148,6 +150,8 @@ def build(config: Any, choices: Mapping[str, str], directory: Path) -> Run:
     """
     plain = _resolved(config)
     _check_top(plain, choices)
+    check_targets("", plain)
+    plain["options"] = _options(choices)
     seeds = _check_seeds(plain["seeds"])
     task = instantiate("task", plain["task"], AbstractTask)
     both = {name: instantiate(name, plain[name], AbstractProcedure) for name in PROCEDURES}
@@ -187,6 +191,11 @@ def build(config: Any, choices: Mapping[str, str], directory: Path) -> Run:
         plain["see_also"],
         count_parameters(model),
     )
+
+
+def _options(choices: Mapping[str, str]) -> dict[str, str]:
+    """The names under which results are compared."""
+    return {group: choices[group] for group in ("task", "model")}
 
 
 def run_name(plain: Mapping[str, Any], choices: Mapping[str, str]) -> str:

@@ -7,7 +7,6 @@ an unknown key, a missing one, a value of the wrong type, or a number that is no
 
 import inspect
 import math
-import pkgutil
 import re
 import types
 import typing
@@ -20,6 +19,7 @@ from beartype.roar import BeartypeException
 from hydra.errors import HydraException
 
 from experiments.errors import ConfigError
+from experiments.trust import find_target
 
 GIVEN = {
     "model": ("vocabulary", "channels", "n_outputs", "key"),
@@ -41,7 +41,8 @@ def instantiate(path: str, node: Any, kind: Any) -> Any:
         raise ConfigError(f"{path}: got {node!r}; expected an option of this group")
     _check_node(path, node)
     try:
-        built = hydra.utils.instantiate(dict(node), _convert_="all")
+        # Of Hydra's own search by name the result might be another than was checked.
+        built = hydra.utils.instantiate(_with_targets(node), _convert_="all")
     except Exception as error:
         cause = error.__cause__ or error
         if not isinstance(cause, TypeError | ValueError | OSError | HydraException):
@@ -54,6 +55,18 @@ def instantiate(path: str, node: Any, kind: Any) -> Any:
             f"{path}._target_: got {node['_target_']!r}; expected what makes an {kind.__name__}"
         )
     return built
+
+
+def _with_targets(node: Any) -> Any:
+    """The same node with the classes and functions themselves in place of their names."""
+    if isinstance(node, list):
+        return [_with_targets(item) for item in node]
+    if not isinstance(node, Mapping):
+        return node
+    return {
+        key: find_target("", value) if key == "_target_" else _with_targets(value)
+        for key, value in node.items()
+    }
 
 
 def _check_node(path: str, node: Any) -> None:
@@ -72,7 +85,7 @@ def _check_node(path: str, node: Any) -> None:
 
 def _check_call(path: str, node: Mapping[str, Any]) -> None:
     """Checks one node's keys and values against its target's signature."""
-    target = _target(path, node["_target_"])
+    target = find_target(path, node["_target_"])
     parameters, hints = inspect.signature(target).parameters, _type_hints(target)
     named = {
         k: p for k, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
@@ -92,21 +105,6 @@ def _check_call(path: str, node: Mapping[str, Any]) -> None:
     missing = [k for k in takes if named[k].default is inspect.Parameter.empty and k not in node]
     if missing and "_args_" not in node and (path in GIVEN or not partial):
         raise ConfigError(f"{path}: {node['_target_']} needs {', '.join(missing)}")
-
-
-def _target(path: str, name: Any) -> Any:
-    """The class or function called `name`."""
-    try:
-        target = pkgutil.resolve_name(name)
-        inspect.signature(target)
-    except Exception as error:  # importing a module can fail in any way
-        raise ConfigError(
-            f"{path}._target_: got {name!r}; expected an importable class or function "
-            f"({type(error).__name__}: {first_line(error)})"
-        ) from error
-    if inspect.isabstract(target):
-        raise ConfigError(f"{path}._target_: got {name!r}; expected a class that is not abstract")
-    return target
 
 
 def _type_hints(target: Any) -> dict[str, Any]:
@@ -159,7 +157,7 @@ def _stand_in(value: Any) -> Any:
         return {key: _stand_in(item) for key, item in value.items()}
     if value.get("_partial_"):
         return _stand_in  # a function, as it makes one
-    target = pkgutil.resolve_name(value["_target_"])
+    target = find_target("", value["_target_"])
     if not inspect.isclass(target) or issubclass(target, tuple):
         raise _UnknownType
     return object.__new__(target)

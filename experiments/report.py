@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments.config import Run
-from experiments.published import published
+from experiments.results.files import model_file
+from experiments.results.published import published
 from experiments.rundir import RunDirectory
 
 
@@ -71,7 +72,7 @@ def conclude(run: Run, summary: Mapping[str, Any]) -> bool:
         what = "the loss is" if where == "loss" else f"the gradient of model{where} is"
         print(
             f"error: seed {seed}: {what} not finite after {result['failed_at']:,} steps; the "
-            f"parameters before that are in {run.info.directory}/model-seed{seed}.eqx",
+            f"parameters before that are in {run.info.directory}/{model_file(seed)}",
             file=sys.stderr,
         )
     return not failed

@@ -19,17 +19,18 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments.cache import use_compilation_cache
-from experiments.checkpoint import atomic
-from experiments.config import CONFIGS, build
+from experiments.config import build
 from experiments.errors import ConfigError, EnvironmentFault, Interrupted, InUse, OtherRun
-from experiments.identity import SWEEP_CODE, code_version, identity_of
+from experiments.places import CONFIGS
 from experiments.provenance import provenance
 from experiments.report import conclude, introduce
-from experiments.rundir import ERROR, RunDirectory
+from experiments.results.files import ERROR, OVERRIDES, SUMMARY, atomic
+from experiments.results.identity import SWEEP_CODE, code_version, identity_of
+from experiments.rundir import RunDirectory
 from experiments.sweep import SweepReport
+from experiments.trust import trust
 from experiments.usage import check_flags, explain
 
-OVERRIDES = "overrides.yaml"
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, TypeError, ValueError)
 
 
@@ -37,7 +38,7 @@ _tracebacks = False
 _composed = False  # whether Hydra is done, and an error is no longer about the command line
 
 
-@hydra.main(version_base="1.3", config_path=CONFIGS, config_name="run")
+@hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="run")
 def main(config: DictConfig) -> None:
     """Runs what a configuration describes; a single run then ends the process with its code."""
     global _composed
@@ -125,7 +126,7 @@ def _tell(error: Exception, directory: Path, *, show: bool = False) -> int:
     print(f"error: {text}", file=sys.stderr, flush=True)
     if show or _tracebacks:
         traceback.print_exception(error)
-    if isinstance(error, InUse | OtherRun) or (directory / "summary.json").exists():
+    if isinstance(error, InUse | OtherRun) or (directory / SUMMARY).exists():
         return getattr(error, "exit_code", 1)
     try:
         (directory / ERROR).write_text(f"{text}\n", encoding="utf-8")
@@ -138,14 +139,14 @@ def command(arguments: Sequence[str]) -> int:
     """The whole command line; returns the exit code, see `experiments.errors`.
 
     Arguments:
-        arguments: Hydra's, and `resume=DIRECTORY`, which stands for the command that an earlier
-            run in that directory had.
+        arguments: Hydra's; `resume=DIRECTORY`, which stands for the command that an earlier run
+            in that directory had; and `trust=PACKAGE`, whose classes the configuration may name.
     """
     global _tracebacks, _composed
     _composed = False
     _tracebacks = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
     try:
-        given = _expand_resume(arguments)
+        given = _expand_resume(_take_trust(arguments))
         if wrong := check_flags(given):
             raise ConfigError(wrong)
         sys.argv = ["experiments/run.py", *given]
@@ -182,6 +183,14 @@ def _blame(error: Exception, arguments: Sequence[str]) -> int:
     return code
 
 
+def _take_trust(arguments: Sequence[str]) -> list[str]:
+    """The arguments without `trust=PACKAGE`, which is acted upon."""
+    for argument in arguments:
+        if argument.startswith("trust="):
+            trust(argument.removeprefix("trust="))
+    return [a for a in arguments if not a.startswith("trust=")]
+
+
 def _expand_resume(arguments: Sequence[str]) -> list[str]:
     """`resume=DIRECTORY` as the overrides that are kept there, and that directory."""
     others = [a for a in arguments if not a.startswith("resume=")]
@@ -203,8 +212,32 @@ def _expand_resume(arguments: Sequence[str]) -> list[str]:
             f"resume: got {resumed[-1]!r}; expected the directory of an earlier run, which has "
             f"its command in {OVERRIDES}"
         )
+    given = {_key(argument) for argument in others}
+    saved = [item for item in saved if _key(item) not in given]
+    for item in saved:
+        _check_saved(item, path)
     quoted = str(path).replace("\\", "\\\\").replace("'", "\\'")
     return [*saved, *others, f"hydra.run.dir='{quoted}'"]
+
+
+def _key(override: str) -> str:
+    return override.partition("=")[0].lstrip("+~")
+
+
+def _check_saved(override: str, directory: Path) -> None:
+    """Refuses what a run's directory, perhaps a stranger's, might do beyond describing the run.
+
+    Targets are checked with all others. Here, Hydra's own settings, which can name code too, and
+    environment variables, which hold secrets and might be sent to a stranger's W&B project.
+    """
+    key = _key(override)
+    if override.startswith("-") or key.partition(".")[0].partition("/")[0] == "hydra":
+        wrong = "expected settings of the run only, none of Hydra"
+    elif "oc.env" in override:
+        wrong = f"expected no environment variable; if you trust it, say {key}=… on this command"
+    else:
+        return
+    raise ConfigError(f"resume: got {override!r} in {directory / OVERRIDES}; {wrong}")
 
 
 @contextmanager

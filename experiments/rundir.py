@@ -18,16 +18,23 @@ import jax.numpy as jnp
 import yaml
 from jaxtyping import PyTree
 
-from experiments import checkpoint
-from experiments.checkpoint import Checkpoint
 from experiments.errors import EnvironmentFault, InUse, OtherRun
-from experiments.identity import code_version, differences
 from experiments.interruption import Interruption
-from experiments.loggers.local import METRICS, read_summary
-from experiments.loggers.wandb_client import IDS
-from experiments.migration import migrated
+from experiments.results.files import (
+    CHECKPOINTS,
+    CONFIG,
+    ERROR,
+    IDS,
+    METRICS,
+    SUMMARY,
+    read_summary,
+)
+from experiments.results.identity import code_version, differences
+from experiments.results.migration import migrated
+from experiments.training import checkpoint
+from experiments.training.checkpoint import Checkpoint
 
-ERROR, LOCK = "error.txt", ".lock"
+LOCK = ".lock"
 
 _log = logging.getLogger(__name__)
 
@@ -66,7 +73,7 @@ class RunDirectory:
     @property
     def checkpoints(self) -> Path:
         """Where the checkpoints are."""
-        return self.path / "checkpoints"
+        return self.path / CHECKPOINTS
 
     def __enter__(self) -> "RunDirectory":
         try:
@@ -133,8 +140,8 @@ class RunDirectory:
 
     def _find(self) -> None:
         """Looks at what an earlier process left."""
-        summary = self.path / "summary.json"
-        config = self.path / "config.yaml"
+        summary = self.path / SUMMARY
+        config = self.path / CONFIG
         checkpoints = checkpoint.list_files(self.checkpoints)
         known = summary.exists() or (self.path / METRICS).exists() or checkpoints
         if known and config.exists():

@@ -17,11 +17,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from experiments import checkpoint
 from experiments.config import run_name
-from experiments.identity import SWEEP_CODE, code_version, identity_of
-from experiments.loggers.local import read_summary
-from experiments.rundir import ERROR, is_running
+from experiments.results.files import CHECKPOINTS, ERROR, SUMMARY, read_summary
+from experiments.results.identity import SWEEP_CODE, code_version, identity_of
+from experiments.rundir import is_running
+from experiments.training import checkpoint
 
 
 def _cell(*, _root_: Any) -> str:
@@ -53,8 +53,8 @@ def outcome(directory: Path) -> Outcome:
     """What became of the run in a directory."""
     if is_running(directory):
         return Outcome("running")
-    if (directory / "summary.json").exists():
-        summary = read_summary((directory / "summary.json").read_text(encoding="utf-8"))
+    if (directory / SUMMARY).exists():
+        summary = read_summary((directory / SUMMARY).read_text(encoding="utf-8"))
         metric, seeds = summary["metric"], summary["seeds"].values()
         failed = [s for s, result in summary["seeds"].items() if _failed(result)]
         if failed:
@@ -66,7 +66,7 @@ def outcome(directory: Path) -> Outcome:
     if (directory / ERROR).exists():
         lines = (directory / ERROR).read_text(encoding="utf-8").splitlines()
         return Outcome("failed", lines[0] if lines else "")
-    if checkpoint.list_files(directory / "checkpoints"):
+    if checkpoint.list_files(directory / CHECKPOINTS):
         return Outcome("interrupted", "the same command goes on")
     return Outcome("not run")
 

@@ -8,7 +8,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
-CONFIGS = str(Path(__file__).resolve().parents[1] / "configs")
+from experiments.places import CONFIGS
 
 
 def explain(error: Exception, arguments: Sequence[str] = ()) -> str:

@@ -7,7 +7,7 @@
 
 `published` reads the runs below `results/figure1` and `results/figure2`, made at the paper's
 settings, and `results/published`. Each cell of the paper gets a verdict, `agrees`, `differs` or
-`not run`; `scripts/comparing/verdicts.py` has the rules.
+`not run`; `experiments/analysis/verdicts.py` has the rules.
 """
 
 import argparse
@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from comparing.runs import runs_rows
-from comparing.tables import (
+from experiments.analysis.rows import runs_rows
+from experiments.analysis.tables import (
     curve_columns,
     depth_columns,
     depth_rows,
@@ -25,10 +25,9 @@ from comparing.tables import (
     show,
     write_json,
 )
-from comparing.verdicts import compare_published
-from comparing.wandb_runs import wandb_runs
-
-from experiments.records import merge, read_runs
+from experiments.analysis.verdicts import compare_published
+from experiments.analysis.wandb_runs import wandb_runs
+from experiments.results.records import merge, read_runs
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -43,8 +42,8 @@ def runs(options: argparse.Namespace) -> int:
     show([runs_columns(row) for row in rows])
     write_json(options.json, {"runs": rows})
     if options.plot is not None:
-        from drawing.runs import draw_runs
-        from drawing.style import save
+        from experiments.analysis.figures.runs import draw_runs
+        from experiments.analysis.figures.style import save
 
         save(draw_runs(groups), options.plot)
         print(options.plot)

@@ -19,15 +19,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from drawing.figure1 import draw_figure1
-from drawing.figure2 import draw_figure2
-from drawing.quick import draw_quick
-from drawing.results import is_of_paper, read_results
-from drawing.style import save
-from drawing.width import draw_width
 from matplotlib.figure import Figure
 
-from experiments.records import merge, read_runs
+from experiments.analysis.figures.figure1 import draw_figure1
+from experiments.analysis.figures.figure2 import draw_figure2
+from experiments.analysis.figures.quick import draw_quick
+from experiments.analysis.figures.results import is_of_paper, read_results
+from experiments.analysis.figures.style import save
+from experiments.analysis.figures.width import draw_width
+from experiments.results.records import merge, read_runs
 
 ROOT = Path(__file__).resolve().parents[1]
 FIGURES = ("figure1", "figure2", "width")

@@ -31,11 +31,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from comparing.settings import FREE
-from reproducing.jobs import AbstractChain, chains
-from reproducing.launch import JobError, Launcher
-
+from experiments.analysis.plan import AbstractChain, chains
 from experiments.errors import Interrupted
+from experiments.launch import JobError, Launcher
+from experiments.prescribed import FREE
 
 ROOT = Path(__file__).resolve().parents[1]
 

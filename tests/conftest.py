@@ -1,15 +1,18 @@
 """Strictness for every test: no silent promotion of dtypes or ranks, and float64 on request."""
 
 import os
+import shutil
+import tempfile
 from importlib.metadata import version
 
 os.environ.setdefault("WANDB_MODE", "disabled")
 # Most of the time is compilation, of many small programs that each run once.
-# A flag that XLA does not know would stop it, so the second is for the versions it was seen in.
+# A flag that XLA does not know would stop it, so the others are for the versions they were seen in.
 os.environ.setdefault(
     "XLA_FLAGS",
     "--xla_backend_optimization_level=0"
-    + " --xla_cpu_use_fusion_emitters=false" * version("jaxlib").startswith("0.10."),
+    + " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+    * version("jaxlib").startswith("0.10."),
 )
 
 import jax
@@ -19,6 +22,15 @@ from nursery import Nursery
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def pytest_configure(config):
+    """All processes of a session share what they compile; the next session starts without it."""
+    if not hasattr(config, "workerinput") and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        directory = tempfile.mkdtemp(prefix="jax-cache-")
+        config.add_cleanup(lambda: shutil.rmtree(directory, ignore_errors=True))
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = directory
+        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 
 def pytest_collection_modifyitems(items):

@@ -6,7 +6,13 @@ import jax.random as jr
 import numpy as np
 import pytest
 
-from experiments.batches import Examples, batch_indices, permutation_of, steps_per_epoch, take
+from experiments.training.batches import (
+    Examples,
+    batch_indices,
+    permutation_of,
+    steps_per_epoch,
+    take,
+)
 
 indices = jax.jit(batch_indices, static_argnums=(2, 3))
 

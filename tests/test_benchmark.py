@@ -199,6 +199,7 @@ def test_the_limit_is_products_then_the_optimisers_pass(monkeypatch):
     assert training_step.least_seconds(model, 5) == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_a_training_step_at_a_tiny_size(monkeypatch):
     from benchmarks import harness, training_step
 

@@ -181,7 +181,7 @@ def test_a_rate_of_minus_infinity_forgets_at_once(x64, blocks, request):
         assert np.all(np.isfinite(gradient))
 
 
-@pytest.mark.parametrize("form", ["chunked", "auto"])
+@pytest.mark.parametrize("form", [pytest.param("chunked", marks=pytest.mark.slow), "auto"])
 @pytest.mark.parametrize("sizes", [(0, 4, 6), (5, 0, 6), (5, 4, 0)], ids=str)
 def test_nothing_is_a_size_too(sizes, form):
     arrays = make(*sizes, dtype=jnp.float32)

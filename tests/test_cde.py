@@ -102,7 +102,7 @@ def test_the_exact_flow_of_diagonal_matrices_in_parallel(x64, form):
         solve(ExactFlow(form=form), "dense", *problem("dense"))
 
 
-@pytest.mark.parametrize("scale", [0.1, 3.0])
+@pytest.mark.parametrize("scale", [pytest.param(0.1, marks=pytest.mark.slow), 3.0])
 @pytest.mark.parametrize("structure", STRUCTURES)
 def test_tsit5_is_diffraxs_with_its_own_defaults(x64, structure, scale):
     """The same states by the same number of steps, where steps are one an interval and where they
@@ -185,6 +185,7 @@ def test_tsit5_over_no_interval_and_with_too_few_steps(x64):
         jax.block_until_ready(solved(few, "dense", problem("dense")))
 
 
+@pytest.mark.slow
 def test_tsit5_has_one_mode_and_its_error_names_the_other(x64):
     a, b, z0, d_omega, d_xi = problem("dense", steps=4, scale=0.1)
 

@@ -9,7 +9,7 @@ import pytest
 from recorded import paper_results, write_experiment, write_run
 
 from experiments.config import compose_plain
-from experiments.records import describe, merge, read_runs
+from experiments.results.records import describe, merge, read_runs
 
 ROOT = Path(__file__).parents[1]
 PASS = [(0, 0.1), (10_000, 0.91)]
@@ -151,7 +151,7 @@ def test_runs_that_are_no_cell_of_the_paper_are_named(compare, results, capsys):
         ({"task.group": "S3"}, "task.group: got 'S3'; expected 'A5'"),
         ({"optimizer.learning_rate": 0.1}, "optimizer.learning_rate: got 0.1; expected 0.0003"),
         ({"optimizer.nesterov": True}, "optimizer.nesterov: got True; expected nothing"),
-        ({"model.mixer._target_": "a.Model"}, "there is no figure2/model"),
+        ({"options.model": "model"}, "there is no figure2/model"),
         ({"train.steps": 7}, "seed 0 of mamba on A5 3, depth 1, width 1024 twice"),
     ],
 )
@@ -168,7 +168,7 @@ def test_runs_that_cannot_be_compared_are_one_error(compare, results, capsys, op
 @pytest.mark.parametrize("small", [False, True])
 @pytest.mark.parametrize("model", ["linear_cde", "rnn", "s4", "mamba", "transformer"])
 def test_the_prescribed_settings_are_those_of_the_command(compare, model, small):
-    from comparing.settings import prescribed
+    from experiments.prescribed import prescribed
 
     experiment = f"{'small/' if small else ''}figure2/{model}"
     config = compose_plain([f"+experiment={experiment}", "task.length=9", "model.depth=2"])

@@ -8,8 +8,8 @@ import jax
 import pytest
 from composing import CONFIGS, compose_run, execute
 
-from experiments.identity import differences
-from experiments.published import published
+from experiments.results.identity import differences
+from experiments.results.published import published
 
 MODELS = sorted(p.stem for p in (CONFIGS / "model").glob("*.yaml"))
 TASKS = sorted(p.stem for p in (CONFIGS / "task").glob("*.yaml"))
@@ -45,7 +45,10 @@ def test_every_config_file_is_reached():
 
 @pytest.mark.parametrize(
     "experiment",
-    [pytest.param(e, marks=[pytest.mark.slow] if e in SMALL else []) for e in EXPERIMENTS],
+    [
+        pytest.param(e, marks=[] if e in ("figure1/s5", "figure2/mamba") else [pytest.mark.slow])
+        for e in EXPERIMENTS
+    ],
 )
 def test_every_experiment_learns(experiment, tmp_path, caplog):
     """Those of the small study among the slow tests: `results/small` has them as well."""

@@ -26,6 +26,11 @@ LATER = (np.nan, np.inf, 1e30)
 EXACT = [n for n in FAMILIES if n not in ADAPTIVE]
 
 
+def each(names):
+    """Every mixer with its defaults; with other options it is tested by `make test-slow`."""
+    return [pytest.param(n, marks=pytest.mark.slow) if "," in n else n for n in names]
+
+
 def build(name, dtype=jnp.float64):
     """In inference mode, so that attention has no dropout; and of a linear CDE whose time does not
     depend on the length, so that a prefix gives the prefix."""
@@ -75,7 +80,7 @@ def values_and_gradients(read, mixer, x):
     return y, gradients
 
 
-@pytest.mark.parametrize("name", EXACT)
+@pytest.mark.parametrize("name", each(EXACT))
 def test_one_step_after_the_other_gives_the_whole(name, x64):
     """Values at every length, and all gradients."""
     mixer = build(name)
@@ -90,7 +95,7 @@ def test_one_step_after_the_other_gives_the_whole(name, x64):
     assert_close(values_and_gradients(stream, mixer, x), want, 1e-9)
 
 
-@pytest.mark.parametrize("name", ADAPTIVE)
+@pytest.mark.parametrize("name", each(ADAPTIVE))
 def test_an_adaptive_solver_s_steps_give_the_whole_to_its_tolerance(name, x64):
     mixer, x = build(name), sequence(7)
     whole = jax.jit(lambda x: mixer(x)[0])(x)
@@ -99,7 +104,7 @@ def test_an_adaptive_solver_s_steps_give_the_whole_to_its_tolerance(name, x64):
         assert mixer(sequence(length))[0].shape == (length, WIDTH)
 
 
-@pytest.mark.parametrize("name", RECURRENT)
+@pytest.mark.parametrize("name", each(RECURRENT))
 def test_every_form_that_a_structure_admits_gives_the_sequential_one(name, x64):
     """Values, last states and all gradients, from zero and from a given state; a length beyond each
     form's chunks, which do not divide it."""
@@ -134,7 +139,7 @@ def at_head(each):
     return join(jax.tree.map(lambda x: x[:, 0], varying), jax.tree.map(lambda x: x[0], constant))
 
 
-@pytest.mark.parametrize("name", EXACT)
+@pytest.mark.parametrize("name", each(EXACT))
 def test_three_pieces_give_the_whole(name, x64):
     mixer, x = build(name), sequence(131)
     whole, last = jax.jit(lambda x: mixer(x))(x)
@@ -148,7 +153,7 @@ def test_three_pieces_give_the_whole(name, x64):
         assert_close(state, last, 1e-10)
 
 
-@pytest.mark.parametrize("name", EXACT)
+@pytest.mark.parametrize("name", each(EXACT))
 def test_a_batch_of_one_is_the_batch(name, x64):
     mixer, x = build(name), jnp.stack([sequence(20), -sequence(20), 0.5 * sequence(20)])
     batched = jax.jit(lambda x: jax.vmap(lambda x: mixer(x)[0])(x))(x)
@@ -164,7 +169,7 @@ def test_no_parameter_is_weakly_typed(name):
         assert leaf.dtype == jnp.float32
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", each(FAMILIES))
 def test_the_gradient_of_an_output_to_later_inputs_is_zero(name, x64):
     mixer = build(name)
     jacobian = jax.jit(jax.jacrev(lambda x: jnp.sum(mixer(x)[0] ** 2, axis=-1)))(sequence(9))
@@ -175,7 +180,7 @@ def test_the_gradient_of_an_output_to_later_inputs_is_zero(name, x64):
         assert np.any(jacobian[t, t])
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", each(FAMILIES))
 def test_what_comes_later_changes_no_earlier_output(name):
     """NaN, infinity and 1e30, bit for bit, in every form, at lengths on both sides of where forms
     or chunks change."""
@@ -199,7 +204,7 @@ def test_what_comes_later_changes_no_earlier_output(name):
             assert not np.array_equal(got[t], want[t])
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", each(FAMILIES))
 def test_tokens_are_their_embeddings(name, x64):
     mixer = build(name)
     table, tokens = sequence(5), jnp.array([0, 3, 3, 1, 4, 2, 0])
@@ -238,7 +243,7 @@ def test_models_read_in_pieces(name, pooling, x64):
     assert_close(outputs if pooling == "none" else outputs[-1], want, 1e-10)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", each(FAMILIES))
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_parameters_of_half_precision(name, dtype):
     """The result is of the input's type, and that of float32 to the digits there are."""
@@ -250,7 +255,7 @@ def test_parameters_of_half_precision(name, dtype):
     assert_close(y.astype(jnp.float32), jax.jit(lambda x: full(x)[0])(rounded), 0.1)
 
 
-@pytest.mark.parametrize("name", [n for n in FAMILIES if n not in ADAPTIVE])
+@pytest.mark.parametrize("name", each(EXACT))
 def test_forward_mode_works_in_a_plain_form_and_the_error_names_it(name):
     mixer, x = MIXERS[name], sequence(5, dtype=jnp.float32)
     built = build(name, jnp.float32)
@@ -267,7 +272,7 @@ def test_forward_mode_works_in_a_plain_form_and_the_error_names_it(name):
     assert_close(got, numerical, 2e-2)
 
 
-@pytest.mark.parametrize("name", RECURRENT)
+@pytest.mark.parametrize("name", each(RECURRENT))
 def test_the_matrix_is_what_a_transition_applies(name, x64):
     mixer = build(name)
     assert isinstance(mixer, AbstractRecurrentMixer)

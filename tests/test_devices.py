@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from composing import TINY_A5, compose_run, execute
 
-from experiments import checkpoint
-from experiments.devices import Layout, layout_of
-from experiments.loop import Loop
+from experiments.training import checkpoint
+from experiments.training.devices import Layout, layout_of
+from experiments.training.loop import Loop
 
 DEVICES = 8
 SMALL = [
@@ -82,6 +82,7 @@ def outcome(case, directory):
     }
 
 
+@pytest.mark.slow
 def test_eight_devices_train_and_evaluate_as_one_does(tmp_path):
     """Seeds in groups or in one, a batch that the devices divide and one that they do not."""
     flags = f"--xla_force_host_platform_device_count={DEVICES} {os.environ['XLA_FLAGS']}"

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from recorded import paper_results, write_experiment, write_run
 
-from experiments.published import (
+from experiments.results.published import (
     PublishedCurve,
     PublishedDepth,
     Spread,
     read_figure1,
     read_figure2,
 )
-from experiments.records import merge, read_runs
+from experiments.results.records import merge, read_runs
 
 ROOT = Path(__file__).parents[1]
 PASS, FAIL = [(0, 0.1), (10_000, 0.95)], [(0, 0.1), (990_000, 0.5)]
@@ -105,7 +105,7 @@ def test_figure1_has_the_mean_and_the_range_of_the_seeds(figures, tmp_path):
 
 
 def test_figure1_has_every_published_point(figures, results):
-    from drawing.style import FAINT
+    from experiments.analysis.figures.style import FAINT
 
     found = figures.read_results(results, "figure1")
     figure = figures.draw_figure1(found)
@@ -188,7 +188,7 @@ def test_figure2_has_every_published_depth(figures, results):
 
 
 def test_the_last_metrics_of_any_runs(tmp_path):
-    from drawing.runs import draw_runs
+    from experiments.analysis.figures.runs import draw_runs
 
     write_run(tmp_path / "a", {0: [(10, 0.5)], 1: [(10, 0.7)]}, length=3)
     write_run(tmp_path / "b", {0: [(10, 0.4)]}, length=5)
@@ -209,9 +209,10 @@ def test_the_last_metrics_of_any_runs(tmp_path):
 
 def test_equal_seeds_have_a_range_of_nothing(tmp_path):
     """The mean of equal numbers may be off by rounding, which an error bar must not see."""
-    from drawing.runs import draw_runs
-    from drawing.style import error_bars
     from matplotlib.figure import Figure
+
+    from experiments.analysis.figures.runs import draw_runs
+    from experiments.analysis.figures.style import error_bars
 
     write_run(tmp_path, {seed: [(10, 0.1)] for seed in range(3)})
     draw_runs(merge(read_runs([tmp_path])))
@@ -221,7 +222,7 @@ def test_equal_seeds_have_a_range_of_nothing(tmp_path):
 
 
 def test_text_can_be_read_and_colours_told_apart(figures, results):
-    from drawing.style import MODELS
+    from experiments.analysis.figures.style import MODELS
 
     write_experiment(results / "figure1" / "a", {0: [(20_000, 0.05)]}, *AREA)
     for name, draw in (("figure1", figures.draw_figure1), ("figure2", figures.draw_figure2)):
@@ -233,6 +234,7 @@ def test_text_can_be_read_and_colours_told_apart(figures, results):
     assert len(set(colours)) == len(colours)
 
 
+@pytest.mark.slow
 def test_the_same_data_make_the_same_files(figures, results, tmp_path, capsys):
     curves = {0: [(20_000, 0.05)], 1: [(20_000, 0.06)]}
     write_experiment(results / "figure1" / "a", curves, *AREA)
@@ -274,7 +276,7 @@ def test_a_study_is_of_one_word_problem(figures, tmp_path, capsys):
 
 
 def test_the_slope_of_a_power_law(figures, tmp_path):
-    from drawing.width import PowerLaw, draw_width
+    from experiments.analysis.figures.width import PowerLaw, draw_width
 
     widths = [16, 64, 256]
     law = PowerLaw.fit(widths, [3 * width**-1.5 for width in widths])
@@ -303,7 +305,7 @@ def test_quick_is_still_drawn(figures, tmp_path):
 
 
 def test_rounding_and_missing_ranges_of_published_values(figures):
-    from drawing.results import Results
+    from experiments.analysis.figures.results import Results
 
     at = {20: Spread(0.5, None, None), 100: Spread(0.3, 0.31, 0.4)}
     curve = PublishedCurve("x", "mamba", 2, 1, False, at, 0.11)

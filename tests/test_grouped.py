@@ -94,6 +94,7 @@ def test_features_of_many_are_the_features_of_each(solver, x64):
     assert done[-1] == 37
 
 
+@pytest.mark.slow
 def test_in_float32_as_well():
     """Diffrax leaves out three units in the last place of the time at each of 100 samples, which is
     2e-5 of the whole."""

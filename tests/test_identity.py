@@ -3,8 +3,8 @@
 import pytest
 from composing import TINY_A5, compose_run
 
-from experiments import identity
-from experiments.identity import cell_of, code_version, differences, identity_of
+from experiments.results import identity
+from experiments.results.identity import cell_of, code_version, differences, identity_of
 
 SAME = {
     "another place": [],
@@ -48,7 +48,7 @@ def test_the_number_of_devices_is_no_part_of_it(tmp_path, nursery):
 import jax, os
 from pathlib import Path
 from composing import *
-from experiments.identity import identity_of
+from experiments.results.identity import identity_of
 print(jax.device_count(), identity_of(compose_run(TINY_A5, Path("x")).info.config), flush=True)
 os._exit(0)
 """

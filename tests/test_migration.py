@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from experiments.identity import flatten
-from experiments.migration import VERSION, migrated
+from experiments.results.identity import flatten
+from experiments.results.migration import VERSION, migrated
 
 RESULTS = Path(__file__).parents[1] / "results"
 KEPT = sorted(RESULTS.rglob("config.yaml"))

@@ -140,6 +140,7 @@ def test_the_model_is_encoder_blocks_readout():
     assert not np.allclose(model(x, dt=dt), model(x))
 
 
+@pytest.mark.slow
 def test_a_model_reads_in_pieces_with_unequal_times():
     model = SequenceModel(
         functools.partial(S5, d_state=4), d_model=4, channels=2, n_outputs=3, depth=2,

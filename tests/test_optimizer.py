@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from experiments.optimizer import clipped_adamw
+from experiments.training.optimizer import clipped_adamw
 
 
 @pytest.mark.parametrize("size", [0.01, 10.0])

@@ -36,9 +36,13 @@ MIXERS = {
     "full Mamba": functools.partial(Mamba, variant="full"),
     "Transformer": functools.partial(TransformerLayer, num_heads=2, dropout=0.0),
 }
+EACH = [
+    pytest.param(make, id=name, marks=[] if name == "Mamba" else [pytest.mark.slow])
+    for name, make in MIXERS.items()
+]
 
 
-@pytest.mark.parametrize("mixer", MIXERS.values(), ids=MIXERS)
+@pytest.mark.parametrize("mixer", EACH)
 def test_parameters_outputs_and_gradients_stay_float32(mixer):
     tokens = jnp.array([0, 3, 1])
     full, mixed = model("float32", mixer), model("bfloat16", mixer)
@@ -71,7 +75,7 @@ def test_half_the_digits_become_float32_and_nothing_else_changes(dtype, x64):
     np.testing.assert_array_equal(z, [1 + 1j] * 3)
 
 
-@pytest.mark.parametrize("mixer", MIXERS.values(), ids=MIXERS)
+@pytest.mark.parametrize("mixer", EACH)
 def test_a_model_of_products_in_bfloat16_reads_in_pieces(mixer):
     mixed, tokens = model("bfloat16", mixer), jnp.array([0, 3, 1])
     y, state = mixed.read(tokens[:2], mixed.init(3))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.published import read_figure1, read_figure2
+from experiments.results.published import read_figure1, read_figure2
 
 ROOT = Path(__file__).parents[1]
 REFERENCE = ROOT.parent / "shared" / "reference"

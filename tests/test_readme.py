@@ -33,6 +33,7 @@ def example(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_example_trains(example):
     command = re.search(r"`python experiments/run.py (task=recall [^`]*)`", README)
     overrides = [*command.group(1).split(), f"hydra.searchpath=[file://{example}/configs]"]

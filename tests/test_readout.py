@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from experiments.readout import least_squares
+from experiments.training.readout import least_squares
 
 
 def test_it_is_ordinary_least_squares_with_an_intercept():

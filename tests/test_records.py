@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from recorded import write_run
 
-from experiments.cells import Cell
 from experiments.config import compose_plain
-from experiments.published import read_figure1, read_figure2
-from experiments.records import describe, find_runs, merge, read_run, read_runs
+from experiments.results.cells import Cell
+from experiments.results.published import read_figure1, read_figure2
+from experiments.results.records import describe, find_runs, merge, read_run, read_runs
 
 ROOT = Path(__file__).parents[1]
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from recorded import write_experiment, write_run
 
-from experiments.cells import Cell
-from experiments.records import RunResult, SeedResult, merge, read_runs
+from experiments.results.cells import Cell
+from experiments.results.records import RunResult, SeedResult, merge, read_runs
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "scripts" / "reproduce.py"
@@ -31,7 +31,7 @@ TINY = [
 @pytest.fixture
 def jobs(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    from reproducing import jobs
+    from experiments.analysis import plan as jobs
 
     return jobs
 
@@ -39,7 +39,7 @@ def jobs(monkeypatch):
 @pytest.fixture
 def depths(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    from comparing import depths
+    from experiments.analysis import depths
 
     return depths
 
@@ -148,6 +148,7 @@ def test_every_published_cell_has_a_job(jobs):
         jobs.chains("figure2", published, [3, 13], SEEDS)
 
 
+@pytest.mark.slow
 def test_a_study_is_run_once(jobs, tmp_path, capfd):
     import reproduce
 
@@ -225,7 +226,7 @@ def test_in_the_folder_of_the_paper_a_run_has_its_settings(jobs, capsys):
 
 def test_an_ignored_signal_stays_ignored(jobs, tmp_path):
     """SIGHUP is, under nohup."""
-    from reproducing.launch import Launcher
+    from experiments.launch import Launcher
 
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
@@ -319,6 +320,7 @@ def test_a_run_that_fails_is_shown(jobs, tmp_path, capfd):
         assert "1 of 1 models stopped" in said.out
 
 
+@pytest.mark.slow
 def test_a_signal_leaves_a_checkpoint_and_the_same_command_goes_on(jobs, tmp_path, capfd):
     import reproduce
 

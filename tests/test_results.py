@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.records import merge, read_runs
+from experiments.results.records import merge, read_runs
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -68,7 +68,7 @@ def test_the_small_study_is_complete(capsys):
 
 
 def test_a_cell_that_differs_from_the_paper_is_named_in_the_readme():
-    from comparing.verdicts import compare_published
+    from experiments.analysis.verdicts import compare_published
 
     found = compare_published(ROOT / "results")
     differing = [row.id for row in [*found.figure1, *found.figure2] if row.verdict == "differs"]
@@ -77,7 +77,7 @@ def test_a_cell_that_differs_from_the_paper_is_named_in_the_readme():
 
 
 def test_the_small_study_shows_the_papers_two_claims():
-    from comparing.depths import minimum_depths
+    from experiments.analysis.depths import minimum_depths
 
     groups = merge(read_runs([ROOT / "results" / "small" / "figure2"]))
     lengths = sorted({group.cell.size for group in groups})

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from composing import TINY_A5
 
-from experiments import checkpoint
 from experiments.errors import InUse
 from experiments.loggers import read_metrics
 from experiments.rundir import RunDirectory
+from experiments.training import checkpoint
 
 STEPS, EVERY, INTERVAL = 800, 200, 0.05
 SMALL = [
@@ -35,7 +35,7 @@ SMALL = [
     "seeds=[0,1]",
     "logger=local",
 ]
-QUICK = "import experiments.loop as loop; loop.SECONDS_PER_DISPATCH = 0.02\n"
+QUICK = "import experiments.training.loop as loop; loop.SECONDS_PER_DISPATCH = 0.02\n"
 """Short dispatches, so that there are many moments."""
 
 KILL = "import os, signal; kill = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)\n"
@@ -173,13 +173,13 @@ def test_a_signal_stops_it_with_a_checkpoint(nursery, uninterrupted, tmp_path, s
 def test_a_signal_while_it_compiles_ends_it_all_the_same(nursery, tmp_path):
     slow = """
 import experiments.interruption as i; i.PATIENCE = 0.5
-import experiments.program as p, ctypes, jax
+import experiments.training.program as p, ctypes, jax
 class Slow(p.Program):
     def init(self, streams):
         print("compiling", flush=True)
         ctypes.PyDLL(None).sleep(60)  # holds on to Python, as a compiler may
         return super().init(streams)
-import experiments.train as t; t.Program = Slow
+import experiments.training.train as t; t.Program = Slow
 """
     slow = slow.replace("ctypes.PyDLL", "ctypes.CDLL")
     child = nursery.start(command(tmp_path), slow)
@@ -190,6 +190,7 @@ import experiments.train as t; t.Program = Slow
     assert time.monotonic() - sent < 10
 
 
+@pytest.mark.slow
 def test_the_handler_that_stood_before_has_the_last_word(nursery, tmp_path):
     """As submitit's, which asks for the job to be queued again."""
     before = (
@@ -301,6 +302,7 @@ def test_a_run_that_is_refused_leaves_the_other_as_it_was(nursery, uninterrupted
     assert {p: p.read_bytes() for p in path.iterdir() if p.name != ".lock"} == before
 
 
+@pytest.mark.slow
 def test_more_steps_go_on_from_the_end(nursery, uninterrupted, tmp_path):
     path = tmp_path / "run"
     assert nursery.run(command(path, f"train.steps={STEPS // 2}"), QUICK) == 0
@@ -327,6 +329,7 @@ def test_a_second_process_is_refused_at_once(nursery, tmp_path):
     assert nursery.wait() == -signal.SIGKILL
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_an_error_that_loses_nothing(nursery, uninterrupted, cut_off, tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -352,6 +355,7 @@ def test_a_full_disk_is_an_error_that_loses_nothing(nursery, uninterrupted, cut_
     assert_same_end(tmp_path / "run", uninterrupted)
 
 
+@pytest.mark.slow
 def test_a_readout_goes_on_after_its_finished_seeds(nursery, tmp_path):
     options = [
         "task=area", "model=linear_cde", "task.n_paths=400", "task.length=10", "model.d_model=16",

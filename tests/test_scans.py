@@ -205,7 +205,9 @@ def test_no_state_is_zero(x64, name):
         assert_close(scan(r, form=form), sequential(r, jnp.zeros_like(h0)))
 
 
-@pytest.mark.parametrize("length", [0, 1, 2, 8])
+@pytest.mark.parametrize(
+    "length", [0, 2, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 8))]
+)
 def test_short_sequences_in_every_form(x64, length):
     for name in ("dense", "decay", "constant diagonal", "time-invariant"):
         arrays = make(KINDS[name], length)
@@ -276,6 +278,7 @@ def test_the_convolution_at_its_own_sizes(x64, length):
     assert_close(got, loop(kind, arrays))
 
 
+@pytest.mark.slow
 def test_heads_are_scanned_on_their_own(x64):
     """Each array has its heads after time, and what is constant has them first."""
     kind = KINDS["decay"]

@@ -226,7 +226,10 @@ def test_batches_do_not_change_the_labels(monkeypatch):
 
 @pytest.mark.parametrize(
     ("dimension", "word", "rmse_zero"),
-    [(2, (1, 2), 0.111950), (3, (1, 2, 3), 0.058498)],
+    [
+        (2, (1, 2), 0.111950),
+        pytest.param(3, (1, 2, 3), 0.058498, marks=pytest.mark.slow),
+    ],
 )
 def test_published_data_set(dimension, word, rmse_zero):
     data = SignatureTask(dimension=dimension, word=word).load()

@@ -47,7 +47,10 @@ def test_data_loss_and_metrics_fit_together(task, tmp_path):
     assert all(np.isfinite(value) for value in baselines.values())
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize(
+    "task",  # the others are of the same two classes
+    [pytest.param(t, marks=pytest.mark.slow) if t in ("area", "volume", "a5") else t for t in TASKS],
+)
 def test_it_trains(task, tmp_path):
     _, summary = execute(compose_run(options(task), tmp_path))
     assert summary["seeds"]["0"]["final"]

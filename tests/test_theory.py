@@ -260,6 +260,7 @@ def left_over_of_terms(features, paths, terms):
     return left_over(features, np.asarray(targets))
 
 
+@pytest.mark.slow
 def test_random_diagonal_features_predict_122_and_1222_but_not_112(x64):
     """Of S^{112}, more is left even on the paths of the fit than half as many dense features leave
     on fresh ones."""
@@ -271,6 +272,7 @@ def test_random_diagonal_features_predict_122_and_1222_but_not_112(x64):
     assert dense[3] < 0.4 < fitted[3]
 
 
+@pytest.mark.slow
 def test_random_diagonal_features_predict_123_only_through_its_sum_with_132(x64):
     """S^{123} is half that sum and half the difference S^{123} − S^{132}, which is as large,
     uncorrelated, and out of reach: about √½ of S^{123} is left."""

@@ -84,6 +84,7 @@ def loop(a, table, times, key, h0):
     return weighed(jnp.stack(states), h)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["tokens", "sequential", "associative", "chunked"])
 def test_every_argument_alone_has_its_gradient(x64, form):
     """Without `jit`, with the others constant, and of tokens in a byte that has no room for 128."""

@@ -11,12 +11,12 @@ import optax
 import pytest
 from composing import TINY_A5, compose_run, execute
 
-from experiments.batches import Examples
-from experiments.evaluate import Evaluation
 from experiments.loggers import read_metrics
 from experiments.report import conclude
-from experiments.seeds import over_seeds
-from experiments.step import Streams, TrainState, advance, make_step, start
+from experiments.training.batches import Examples
+from experiments.training.evaluate import Evaluation
+from experiments.training.seeds import over_seeds
+from experiments.training.step import Streams, TrainState, advance, make_step, start
 from ssm.init import named_key
 from tasks.base import AbstractTask
 
@@ -38,6 +38,7 @@ def records(logger, split="val", metric="accuracy"):
     }
 
 
+@pytest.mark.slow
 def test_seeds_trained_together_are_each_as_if_alone(tmp_path, nursery):
     """To the last bit after 100 steps, dropout included, in a process with JAX's own settings.
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from recorded import write_run
 
-from experiments.published import PublishedCurve, PublishedDepth, Spread
-from experiments.records import merge, read_runs
+from experiments.results.published import PublishedCurve, PublishedDepth, Spread
+from experiments.results.records import merge, read_runs
 
 ROOT = Path(__file__).parents[1]
 TRAINED = {20: Spread(0.5, 0.4, 0.6), 100: Spread(0.3, 0.2, 0.4), 990: Spread(0.1, 0.09, 0.12)}
@@ -17,7 +17,7 @@ CURVE = PublishedCurve("mamba-2-depth1", "mamba", 2, 1, False, TRAINED, 0.11)
 @pytest.fixture
 def verdicts(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    from comparing import verdicts
+    from experiments.analysis import verdicts
 
     return verdicts
 

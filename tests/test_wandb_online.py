@@ -199,7 +199,8 @@ def test_everything_arrives_once_and_is_called_what_it_should_be(server, run, ca
     assert list(run.directory.rglob("debug-internal.log"))
 
 
-@pytest.mark.parametrize(("uploaded", "logged", "kept"), [(5, 8, 8), (8, 8, 3)])
+@pytest.mark.parametrize(("uploaded", "logged", "kept"), [(5, 8, 8), pytest.param(8, 8, 3, marks=pytest.mark.slow)]
+)
 def test_a_killed_run_goes_on_and_has_every_row_once(
     server, run, monkeypatch, uploaded, logged, kept
 ):
@@ -310,6 +311,7 @@ def sync(folders: Iterable[Path]) -> None:
 
 
 # wandb's own thread for the network's status outlives a `finish` that has run out of time.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_after_an_outage_to_the_end_sync_uploads_the_rest(server, run, monkeypatch, caplog):
     monkeypatch.setenv("WANDB__FILE_STREAM_TRANSMIT_INTERVAL", "1")
@@ -358,6 +360,7 @@ def test_offline_files_give_every_row_once(server, run):
         check_rows(server, run.directory, evaluations=6)
 
 
+@pytest.mark.slow
 def test_a_server_that_is_gone_when_a_run_goes_on(server, run, monkeypatch, caplog):
     """What it had is there, the rest is in an offline file with all rows, and no row is double."""
     monkeypatch.setattr("experiments.loggers.wandb_client.INIT_SECONDS", 1.0)

@@ -11,7 +11,7 @@ import yaml
 from recorded import write_run
 
 from experiments.loggers import read_metrics
-from experiments.records import read_runs
+from experiments.results.records import read_runs
 
 ROOT = Path(__file__).parents[1]
 PASS, FAIL = [(0, 0.1), (10_000, 0.91)], [(0, 0.1), (990_000, 0.9)]

@@ -15,12 +15,13 @@ A training loop opens one logger, hands it records as plain Python numbers, and 
 `LocalLogger` is the record of truth; the others are views of the same numbers.
 """
 
-from experiments.loggers.base import AbstractLogger, Record, RunInfo
+from experiments.loggers.base import AbstractLogger, RunInfo
 from experiments.loggers.composite import CompositeLogger
-from experiments.loggers.local import LocalLogger, read_metrics
+from experiments.loggers.local import LocalLogger
 from experiments.loggers.memory import MemoryLogger
 from experiments.loggers.progress import ProgressLogger
 from experiments.loggers.wandb import WandbLogger
+from experiments.results.files import Record, read_metrics
 
 __all__ = [
     "AbstractLogger",

@@ -6,27 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-
-@dataclass(frozen=True)
-class Record:
-    """One number of one seed at one step.
-
-    Arguments:
-
-    - `step`: optimiser steps taken when the number was measured.
-    - `seed`: the seed it belongs to.
-    - `split`: the data it was measured on, `"train"` or `"val"`.
-    - `metric`: its name, such as `"accuracy"`, `"rmse"` or `"loss"`.
-    - `value`: the number; it may be NaN or infinite.
-    - `seconds`: wall-clock seconds since the run's start.
-    """
-
-    step: int
-    seed: int
-    split: str
-    metric: str
-    value: float
-    seconds: float
+from experiments.results.files import Record
 
 
 @dataclass(frozen=True)

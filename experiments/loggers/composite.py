@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from experiments.loggers.base import AbstractLogger, Record, RunInfo
+from experiments.loggers.base import AbstractLogger, RunInfo
+from experiments.results.files import Record
 
 
 class CompositeLogger(AbstractLogger):

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.loggers.base import Record
+from experiments.results.files import Record
 
 
 def draw(records: Sequence[Record], metric: str, title: str, path: Path) -> bool:

@@ -2,7 +2,7 @@
 
 import math
 
-from experiments.loggers.base import Record
+from experiments.results.files import Record
 
 
 class History:

@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments.loggers.base import AbstractLogger, Record, RunInfo
+from experiments.loggers.base import AbstractLogger, RunInfo
+from experiments.results.files import Record
 
 
 class MemoryLogger(AbstractLogger):

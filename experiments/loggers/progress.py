@@ -10,7 +10,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from experiments.loggers.base import AbstractLogger, Record, RunInfo
+from experiments.loggers.base import AbstractLogger, RunInfo
+from experiments.results.files import Record
 
 
 class ProgressLogger(AbstractLogger):

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from experiments.loggers import wandb_client as client
-from experiments.loggers.base import AbstractLogger, Record, RunInfo
+from experiments.loggers.base import AbstractLogger, RunInfo
 from experiments.loggers.figure import draw
 from experiments.loggers.history import History
-from experiments.loggers.local import METRICS, read_metrics
+from experiments.results.files import CONFIG, METRICS, SUMMARY, Record, read_metrics
 
 MODES = ("auto", "online", "offline", "disabled")
 NEXT_MODE = {"online": "offline", "offline": "disabled"}
@@ -239,7 +239,7 @@ class WandbLogger(AbstractLogger):
                 draw(read_metrics(directory), info.metric, info.name, directory / FIGURE)
         except Exception as error:
             self._warn(error, "the run has no figure there")
-        paths = [directory / name for name in ("config.yaml", "summary.json", FIGURE)]
+        paths = [directory / name for name in (CONFIG, SUMMARY, FIGURE)]
         return [path for path in paths if path.is_file()]
 
     def _end_runs(self, exit_code: int, files: Sequence[Path] = ()) -> None:

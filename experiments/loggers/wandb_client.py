@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-IDS = "wandb_ids.json"
+from experiments.results.files import IDS
+
 INIT_SECONDS = 30.0
 FINISH_SECONDS = 30.0
 RETRY_SECONDS = 10.0

@@ -24,7 +24,7 @@ from benchmarks.harness import (
     time_in_turn,
 )
 from benchmarks.training import program_of
-from experiments.readout import least_squares
+from experiments.training.readout import least_squares
 from ssm.cde import ExactFlow, Tsit5
 from ssm.mixers import LinearCDE
 from tasks.signature import SignatureTask

@@ -14,15 +14,15 @@ import jax
 import numpy as np
 
 from benchmarks.harness import Options, Row, on_gpu, rows, time_in_turn
-from experiments.batches import Examples
 from experiments.config import Run, compose_run
 from experiments.loggers import MemoryLogger
-from experiments.loop import SECONDS_PER_DISPATCH, Loop
-from experiments.procedure import on_device
-from experiments.program import Program
 from experiments.rundir import RunDirectory
-from experiments.step import Streams
-from experiments.train import GradientDescent
+from experiments.training.batches import Examples
+from experiments.training.loop import SECONDS_PER_DISPATCH, Loop
+from experiments.training.procedure import on_device
+from experiments.training.program import Program
+from experiments.training.step import Streams
+from experiments.training.train import GradientDescent
 
 PAPER = [
     "figure1/linear_cde", "figure1/s4", "figure1/s5", "figure1/mamba",

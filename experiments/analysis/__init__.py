@@ -1,0 +1,1 @@
+"""Verdicts, tables, figures and plans of studies, made from results alone. No JAX, no Hydra."""

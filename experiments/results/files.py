@@ -1,0 +1,134 @@
+"""The files of a run's directory: their names, and how they are read and written.
+
+A file is replaced in one move, so that a reader sees the old text or the new, never a part.
+"""
+
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+CONFIG, METRICS, SUMMARY = "config.yaml", "metrics.jsonl", "summary.json"
+ERROR, OVERRIDES, IDS = "error.txt", "overrides.yaml", "wandb_ids.json"
+CHECKPOINTS = "checkpoints"
+
+
+def model_file(seed: int) -> str:
+    """The name of the file of a seed's final parameters."""
+    return f"model-seed{seed}.eqx"
+
+
+@dataclass(frozen=True)
+class Record:
+    """One number of one seed at one step.
+
+    Arguments:
+
+    - `step`: optimiser steps taken when the number was measured.
+    - `seed`: the seed it belongs to.
+    - `split`: the data it was measured on, `"train"` or `"val"`.
+    - `metric`: its name, such as `"accuracy"`, `"rmse"` or `"loss"`.
+    - `value`: the number; it may be NaN or infinite.
+    - `seconds`: wall-clock seconds since the run's start.
+    """
+
+    step: int
+    seed: int
+    split: str
+    metric: str
+    value: float
+    seconds: float
+
+
+def read_metrics(directory: str | Path) -> list[Record]:
+    """Reads `metrics.jsonl` back, also while it is being written.
+
+    A last line without its newline, left by a run that was killed, is skipped. A run that was
+    resumed from a checkpoint may have logged some steps twice: the later value stands, at the
+    place of the first.
+
+    Arguments:
+
+    - `directory`: a run's directory.
+
+    Returns: the records, in the order they were logged.
+
+    Raises: `FileNotFoundError` if there is no such file; `ValueError` naming the line if
+    a complete line is not a record.
+    """
+    path = Path(directory) / METRICS
+    complete, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
+    records: dict[tuple[int, int, str, str], Record] = {}
+    for number, line in enumerate(complete.split("\n") if complete else [], start=1):
+        try:
+            fields = json.loads(line)
+            record = Record(**(fields | {"value": float(fields["value"])}))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path}, line {number}: not a record: {line[:80]!r}") from error
+        records[record.step, record.seed, record.split, record.metric] = record
+    return list(records.values())
+
+
+def read_summary(text: str) -> Any:
+    """What `summary.json` says; the numbers that JSON has no way to write are numbers again."""
+    return _numbers(json.loads(text))
+
+
+def _numbers(data: Any) -> Any:
+    if isinstance(data, dict):
+        return {key: _numbers(value) for key, value in data.items()}
+    if isinstance(data, list):
+        return [_numbers(value) for value in data]
+    return float(data) if data in ("NaN", "Infinity", "-Infinity") else data
+
+
+def dumps(data: Any, indent: int | None = None) -> str:
+    """JSON of plain data; numbers that JSON has no way to write become strings."""
+    return json.dumps(_strict(data), indent=indent, allow_nan=False)
+
+
+def _strict(data: Any) -> Any:
+    """The same data in what JSON can hold; numpy scalars become Python ones."""
+    if isinstance(data, Mapping):
+        return {str(key): _strict(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_strict(value) for value in data]
+    if isinstance(data, Path):
+        return str(data)
+    if hasattr(data, "item"):
+        data = data.item()
+    if isinstance(data, float) and not math.isfinite(data):
+        return "NaN" if math.isnan(data) else "Infinity" if data > 0 else "-Infinity"
+    return data
+
+
+def replace(path: Path, text: str) -> None:
+    """Writes a file so that a reader sees the old text or the new, never a part."""
+    with atomic(path) as file:
+        file.write(text.encode())
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write to that takes the place of `path` at the end, on the disk for good, or, if
+    anything goes wrong, never existed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

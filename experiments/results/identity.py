@@ -1,0 +1,78 @@
+"""What a run computes, as a hash: the same configuration, seeds and code give the same number.
+
+Where the results go, how they are logged and how many devices compute them are no part of it.
+"""
+
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+UNRELATED = ("options", "logger", "published", "see_also", "resume", "train.checkpoint_seconds")
+"""Keys that do not change what is computed."""
+
+SWEEP_CODE = "SELECTIVE_SSM_SWEEP_CODE"
+
+EXTENSIBLE = ("train.steps",)
+"""Keys whose number a run may raise when it goes on."""
+
+
+def cell_of(config: Mapping[str, Any]) -> str:
+    """Eight digits that tell configurations apart, whatever their seeds."""
+    flat = flatten(config)
+    return _hash({k: v for k, v in flat.items() if not _under(k, (*UNRELATED, "seeds"))})
+
+
+def identity_of(config: Mapping[str, Any], code: str | None = None) -> str:
+    """Eight digits that tell runs apart: by configuration, seeds and code.
+
+    Unless given, the code of a sweep is what it was when the sweep was started (`SWEEP_CODE` in the
+    environment), so that a job which starts late, or again, finds its directory.
+    """
+    flat = {k: v for k, v in flatten(config).items() if not _under(k, UNRELATED)}
+    return _hash({**flat, "code": code or os.environ.get(SWEEP_CODE) or code_version()})
+
+
+@functools.cache
+def code_version() -> str:
+    """A hash of the source of `ssm`, `tasks` and `experiments`."""
+    root = Path(__file__).parents[2]
+    digest = hashlib.sha256()
+    for package in ("ssm", "tasks", "experiments"):
+        for path in sorted((root / package).rglob("*.py")):
+            digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:8]
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """The keys in which two configurations compute different things, as "key: old, now new"."""
+    old, new = flatten(before), flatten(now)
+    found = []
+    for key in dict.fromkeys([*old, *new]):
+        a, b = old.get(key, "absent"), new.get(key, "absent")
+        extended = key in EXTENSIBLE and isinstance(b, int) and isinstance(a, int) and b >= a
+        if a != b and not extended and not _under(key, UNRELATED):
+            found.append(f"{key}: {a!r}, now {b!r}")
+    return found
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested keys joined by dots."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _under(key: str, parents: tuple[str, ...]) -> bool:
+    return any(key == p or key.startswith(f"{p}.") for p in parents)
+
+
+def _hash(data: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:8]

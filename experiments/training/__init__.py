@@ -1,0 +1,1 @@
+"""Training and evaluation: the procedures, and what they compile and save."""

@@ -1,1 +1,0 @@
-"""What `scripts/compare.py` compares, each part in a file of its own."""

@@ -1,1 +1,0 @@
-"""What `scripts/reproduce.py` runs, and in which order; one module a part."""
