@@ -4,6 +4,7 @@ Every node is checked and built (`experiments.nodes`), and task, model and proce
 together, all before any data is made or anything is compiled.
 """
 
+import copy
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -21,13 +22,15 @@ from hydra.errors import HydraException
 from jaxtyping import PRNGKeyArray
 from omegaconf import MISSING, OmegaConf, open_dict
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.resolvers import oc
 
 from experiments.errors import ConfigError
 from experiments.loggers import AbstractLogger, RunInfo
 from experiments.nodes import below, first_line, instantiate, located
-from experiments.places import CONFIGS
-from experiments.results.identity import cell_of
+from experiments.places import CONFIGS, PUBLISHED
+from experiments.results.identity import UNRELATED, cell_of
 from experiments.results.migration import VERSION
+from experiments.results.published import published
 from experiments.training.procedure import AbstractProcedure, MakeModel, Model
 from experiments.trust import check_targets
 from experiments.usage import explain
@@ -103,6 +106,7 @@ class Run:
     published: str | None
     see_also: str | None
     parameters: int
+    with_steps: Callable[[int], dict[str, Any]]
 
 
 def compose_run(overrides: Sequence[str], directory: Path) -> Run:
@@ -153,6 +157,7 @@ def build(config: Any, choices: Mapping[str, str], directory: Path) -> Run:
     check_targets("", plain)
     plain["options"] = _options(choices)
     seeds = _check_seeds(plain["seeds"])
+    _check_published(plain["published"])
     task = instantiate("task", plain["task"], AbstractTask)
     both = {name: instantiate(name, plain[name], AbstractProcedure) for name in PROCEDURES}
     procedure = both[plain["procedure"]]
@@ -170,7 +175,7 @@ def build(config: Any, choices: Mapping[str, str], directory: Path) -> Run:
     name = run_name(plain, choices)
     info = RunInfo(
         directory=directory,
-        config=plain,
+        config=_without_secrets(config, plain),
         group=f"{plain['preset']}: {name} {cell_of(plain)}",
         name=name,
         tags=(choices["task"], choices["model"], plain["preset"]),
@@ -190,7 +195,15 @@ def build(config: Any, choices: Mapping[str, str], directory: Path) -> Run:
         plain["published"],
         plain["see_also"],
         count_parameters(model),
+        lambda steps: _with_steps(config, steps) | {"options": plain["options"]},
     )
+
+
+def _with_steps(config: Any, steps: int) -> dict[str, Any]:
+    """The same configuration for another number of steps, and what follows from it."""
+    other = copy.deepcopy(config)
+    OmegaConf.update(other, "train.steps", steps)
+    return _resolved(other)
 
 
 def _options(choices: Mapping[str, str]) -> dict[str, str]:
@@ -215,6 +228,21 @@ def _resolved(config: Any) -> dict[str, Any]:
         reason = re.sub(r"^\w+ raised while resolving interpolation: ", "", first_line(error))
         reference = below(OmegaConf.to_container(config, resolve=False), key)
         raise ConfigError(f"{key}: got {reference}, which fails: {reason}") from error
+
+
+def _without_secrets(config: Any, plain: dict[str, Any]) -> dict[str, Any]:
+    """The configuration as it is written down: environment variables by name, not by value, in
+    what computes nothing. What is computed is written as it is, for it is the run's identity."""
+
+    def by_name(name: str, default: Any = None) -> str:
+        return f"${{oc.env:{name}}}"
+
+    OmegaConf.register_new_resolver("oc.env", by_name, replace=True)
+    try:
+        shown = _resolved(config)
+    finally:
+        OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
+    return plain | {key: shown[key] for key in UNRELATED if key in shown}
 
 
 def _present(node: Any) -> Any:
@@ -254,6 +282,18 @@ def _check_seeds(seeds: list[int]) -> tuple[int, ...]:
             "[0,1,2]"
         )
     return tuple(seeds)
+
+
+def _check_published(reference: str | None) -> None:
+    """Fails before the training that the result would be compared after."""
+    try:
+        if reference is not None:
+            published(reference)
+    except (ValueError, OSError) as error:
+        raise ConfigError(
+            f"published: got {reference!r}; expected figure1/… or figure2/…, a row of "
+            f"{PUBLISHED}/figure1.csv or figure2.csv ({first_line(error)})"
+        ) from error
 
 
 def _check_optimizer(path: str, node: Any) -> None:

@@ -1,6 +1,7 @@
 """Signals that ask a run to stop: noted when they come, acted upon between two dispatches.
 
-Slurm and submitit send SIGTERM, SIGUSR1 or SIGUSR2 before they preempt a job or end it. Python runs
+Slurm and submitit send SIGTERM, SIGUSR1 or SIGUSR2 before they preempt a job or end it; Ctrl-C is
+SIGINT. Python runs
 a handler only between two of its own instructions, and compiling a program can last a minute. So a
 thread watches too: if the run has not begun to stop after some seconds, the process ends there,
 with nothing lost but what came after the last checkpoint.
@@ -15,9 +16,9 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
-from experiments.errors import Interrupted
+from experiments.errors import Interrupted, exit_code_of
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
 PATIENCE = 8.0
 """Seconds a run has to begin to stop."""
 
@@ -63,18 +64,26 @@ class Interruption:
     def hand_over(self) -> None:
         """Calls the handler that stood before, submitit's for example, which may not return."""
         handler = self._previous.get(self.signum or 0)
-        if callable(handler):
+        if callable(handler) and self.signum != signal.SIGINT:  # Python's own would raise again
             handler(self.signum, None)
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
         """Keeps the first signal; but SIGTERM may come beside the one that submitit waits for."""
+        if signum == self.signum == signal.SIGINT:
+            raise KeyboardInterrupt  # at once, then
         if self.signum in (None, signal.SIGTERM):
             self.signum = signum
+            if signum == signal.SIGINT:
+                print(
+                    "\nCtrl-C: stops after a checkpoint; again, and it stops at once.", flush=True
+                )
 
     def _watch(self, read: int) -> None:
         """Ends the process if a signal came that the run does not act upon in time."""
         while received := os.read(read, 1):
-            if received[0] not in SIGNALS or callable(self._previous[received[0]]):
+            if received[0] not in SIGNALS:
+                continue
+            if callable(self._previous[received[0]]) and received[0] != signal.SIGINT:
                 continue
             if not self.noticed.wait(PATIENCE):
                 name = signal.Signals(received[0]).name
@@ -82,5 +91,5 @@ class Interruption:
                     f"{name}: ended before it could stop, at the last checkpoint", file=sys.stderr
                 )
                 sys.stderr.flush()
-                os._exit(Interrupted.exit_code)
+                os._exit(exit_code_of(received[0]))
         os.close(read)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.analysis.plan import AbstractChain, Job
-from experiments.errors import Interrupted
+from experiments.errors import Interrupted, exit_code_of
 from experiments.prescribed import check_settings, prescribed
 from experiments.results.files import SUMMARY
 from experiments.results.records import RunResult, SeedResult, merge, read_run, runs_below
@@ -236,7 +236,7 @@ def _say(line: str, file: Any = None) -> None:
 def _ending(code: int) -> str:
     if code < 0:
         return f"killed by {signal.Signals(-code).name}"
-    if code == Interrupted.exit_code:
+    if code in (exit_code_of(signal.SIGTERM), exit_code_of(signal.SIGINT)):
         return "stopped by a signal of its own; the same command goes on"
     return f"exit code {code}" if code else "ended without a summary.json in its directory"
 

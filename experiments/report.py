@@ -9,6 +9,9 @@ from experiments.results.files import model_file
 from experiments.results.published import published
 from experiments.rundir import RunDirectory
 
+DEEP = 24
+"""From so many blocks on, a run says why it takes long to start."""
+
 
 def introduce(
     run: Run, device: Mapping[str, Any], overrides: Sequence[str], rundir: RunDirectory
@@ -31,6 +34,11 @@ def introduce(
         print("Finished before: nothing is computed again.", flush=True)
     elif rundir.restored is not None:
         print(f"Resumes from {rundir.restored.path.name}", flush=True)
+    for note in rundir.notes:
+        print(f"Note:     {note}", flush=True)
+    depth = run.info.config["model"].get("depth", 1)
+    if rundir.summary is None and depth >= DEEP:
+        print(f"Note:     {depth} blocks are compiled one by one, which may take minutes.")
 
 
 def conclude(run: Run, summary: Mapping[str, Any]) -> bool:

@@ -1,6 +1,8 @@
 """The command: python experiments/run.py task=a5 model=mamba (--help lists what can be chosen)."""
 
 import os
+import re
+import signal
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -15,21 +17,32 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments.cache import use_compilation_cache
 from experiments.config import build
-from experiments.errors import ConfigError, EnvironmentFault, Interrupted, InUse, OtherRun
+from experiments.errors import (
+    ConfigError,
+    EnvironmentFault,
+    Interrupted,
+    InUse,
+    OtherRun,
+    exit_code_of,
+)
 from experiments.places import CONFIGS
 from experiments.provenance import provenance
 from experiments.report import conclude, introduce
 from experiments.results.files import ERROR, OVERRIDES, SUMMARY, atomic
-from experiments.results.identity import SWEEP_CODE, code_version, identity_of
+from experiments.results.identity import SWEEP_CODE, code_version
 from experiments.rundir import RunDirectory
+from experiments.streams import make_steady
 from experiments.sweep import SweepReport
 from experiments.trust import trust
 from experiments.usage import check_flags, explain
+
+PLAIN_REFERENCE = re.compile(r"\$\{(?:[\w.]+\}|(?:part|at|when|absent):)")
+"""What a configuration may refer to whose author is not known: its own keys, and our functions."""
 
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, TypeError, ValueError)
 
@@ -52,6 +65,10 @@ def main(config: DictConfig) -> None:
     except Interrupted as error:
         print(f"Interrupted: {error}", file=sys.stderr, flush=True)
         sys.exit(error.exit_code)
+    except InUse as error:
+        code = _tell(error, directory) if single else 0
+        if not single:
+            print(f"Left to the process that is at it: {error}", flush=True)
     except (ConfigError, EnvironmentFault, OSError) as error:
         code = _tell(error, directory)
     except MemoryError as error:
@@ -72,23 +89,26 @@ def _run(config: DictConfig, settings: Any, directory: Path) -> bool:
     use_compilation_cache()
     where = _find_device()
     run = build(config, settings.runtime.choices, directory)
-    with RunDirectory(directory, run.info.config) as rundir:
+    with RunDirectory(
+        directory, run.info.config, run.with_steps, run.procedure.check_saved
+    ) as rundir:
         introduce(run, where["device"], settings.overrides.task, rundir)
         if os.environ.get(SWEEP_CODE, code_version()) != code_version():
             print("warning: the code has changed since the sweep began", file=sys.stderr)
         if rundir.summary is not None:
             return conclude(run, rundir.summary)
+        data = run.procedure.load(run.task, run.make_model)
         with atomic(directory / OVERRIDES) as file:
-            file.write(yaml.safe_dump(list(settings.overrides.task)).encode())
+            given = OmegaConf.to_container(settings.overrides.task, resolve=False)
+            file.write(yaml.safe_dump(given).encode())  # environment variables by name
         try:
             run.logger.open(run.info)
             summary = run.procedure.run(
-                run.task, run.make_model, run.optimizer, run.seeds, run.logger, rundir
+                data, run.task, run.make_model, run.optimizer, run.seeds, run.logger, rundir
             )
             rundir.interruption.settle()
-            identity = identity_of(run.info.config, code_version())
-            extra = {"parameters": run.parameters, "identity": identity}
-            run.logger.finish({**summary, **extra, **where})
+            summary = rundir.finish({**summary, "parameters": run.parameters})
+            run.logger.finish({**summary, **where})
         except Interrupted:
             run.logger.interrupt()
             run.logger.close()
@@ -144,6 +164,7 @@ def command(arguments: Sequence[str]) -> int:
     """
     global _tracebacks, _composed
     _composed = False
+    make_steady()
     _tracebacks = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
     try:
         given = _expand_resume(_take_trust(arguments))
@@ -155,6 +176,9 @@ def command(arguments: Sequence[str]) -> int:
         code = 0
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
+    except KeyboardInterrupt:
+        print("Interrupted; what had a checkpoint goes on by the same command", file=sys.stderr)
+        code = exit_code_of(signal.SIGINT)
     except Exception as error:
         code = _blame(error, arguments)
     finally:
@@ -231,10 +255,10 @@ def _check_saved(override: str, directory: Path) -> None:
     environment variables, which hold secrets and might be sent to a stranger's W&B project.
     """
     key = _key(override)
-    if override.startswith("-") or key.partition(".")[0].partition("/")[0] == "hydra":
+    if override.startswith("-") or re.match(r"hydra\b", key):
         wrong = "expected settings of the run only, none of Hydra"
-    elif "oc.env" in override:
-        wrong = f"expected no environment variable; if you trust it, say {key}=… on this command"
+    elif "${" in PLAIN_REFERENCE.sub("", override):
+        wrong = f"expected references to keys only; if you trust it, say {key}=… on this command"
     else:
         return
     raise ConfigError(f"resume: got {override!r} in {directory / OVERRIDES}; {wrong}")

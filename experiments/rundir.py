@@ -15,11 +15,11 @@ from typing import Any, TextIO
 
 import jax
 import jax.numpy as jnp
-import yaml
 from jaxtyping import PyTree
 
 from experiments.errors import EnvironmentFault, InUse, OtherRun
 from experiments.interruption import Interruption
+from experiments.results import schema
 from experiments.results.files import (
     CHECKPOINTS,
     CONFIG,
@@ -27,9 +27,13 @@ from experiments.results.files import (
     IDS,
     METRICS,
     SUMMARY,
+    digest,
+    parse_record,
+    read_json,
     read_summary,
+    read_yaml,
 )
-from experiments.results.identity import code_version, differences
+from experiments.results.identity import code_version, configuration_of, differences, identity_of
 from experiments.results.migration import migrated
 from experiments.training import checkpoint
 from experiments.training.checkpoint import Checkpoint
@@ -44,14 +48,19 @@ class RunDirectory:
 
     `state` tells what was found: "new"; "finished", with its `summary`; or "resumed", with a
     `restored` checkpoint. In the last case `metrics.jsonl` has been cut to what it was when that
-    checkpoint was written: the rest comes again. A run of which a seed failed starts anew.
+    checkpoint was written: the rest comes again. A run of which a seed failed starts anew. What was
+    found is held against what is asked for, by configuration and by checksum, before it is used;
+    `notes` says what the user should know of it.
 
     To be used as a context manager, which keeps other processes out and notes signals.
 
     Arguments:
         path: made if it is missing.
         config: the resolved configuration; an earlier run must have had the same, but for keys
-            that change no number, and for `train.steps`, which may have become more.
+            that change no number.
+        with_steps: the configuration of the same command with another number of steps. A run with
+            fewer steps is extended, if it is otherwise what the command would have been with those.
+        check: raises ValueError for what the procedure could not have put into a checkpoint.
 
     Raises (on entering):
         OtherRun: if the directory holds a run of another configuration; it names the keys.
@@ -59,13 +68,21 @@ class RunDirectory:
         EnvironmentFault: if the directory, or what is in it, cannot be used.
     """
 
-    def __init__(self, path: Path, config: Mapping[str, Any]):
+    def __init__(
+        self,
+        path: Path,
+        config: Mapping[str, Any],
+        with_steps: Callable[[int], Mapping[str, Any]] | None = None,
+        check: Callable[[Mapping[str, Any]], None] = lambda description: None,
+    ):
         self.path = Path(path)
         self.config = config
         self.state = "new"
         self.summary: dict[str, Any] | None = None
         self.restored: Checkpoint | None = None
+        self.notes: list[str] = []
         self.interruption = Interruption()
+        self._with_steps, self._check = with_steps, check
         self._stack = contextlib.ExitStack()
         self._writer: ThreadPoolExecutor | None = None
         self._pending: Future[Path] | None = None
@@ -107,13 +124,14 @@ class RunDirectory:
         """
         self.flush()
         assert self._writer is not None
-        ids = self.path / IDS
+        size = _size(self.path / METRICS)
         whole = {
             "procedure": dict(description),
             "config": dict(self.config),
             "code": code_version(),
-            "metrics_bytes": _size(self.path / METRICS),
-            "wandb_ids": json.loads(ids.read_text()) if ids.exists() else None,
+            "metrics_bytes": size,
+            "metrics_sha256": digest(self.path / METRICS, size),
+            "wandb_ids": read_ids(self.path),
         }
         frozen = json.loads(json.dumps(whole))  # the caller may go on to change it
         copies = jax.tree.map(jnp.copy, tree)
@@ -138,71 +156,157 @@ class RunDirectory:
                 "is kept, and the same command goes on from it"
             ) from error
 
+    def finish(self, summary: Mapping[str, Any]) -> dict[str, Any]:
+        """The summary, with what tells later whose it is."""
+        return {
+            **summary,
+            "identity": identity_of(self.config, code_version()),
+            "configuration": configuration_of(self.config),
+            "code": code_version(),
+        }
+
     def _find(self) -> None:
         """Looks at what an earlier process left."""
-        summary = self.path / SUMMARY
-        config = self.path / CONFIG
-        checkpoints = checkpoint.list_files(self.checkpoints)
-        known = summary.exists() or (self.path / METRICS).exists() or checkpoints
-        if known and config.exists():
-            before = _read(config, lambda text: migrated(yaml.safe_load(text)))
-            if different := differences(before, self.config):
-                raise OtherRun(
-                    f"run directory {self.path}: it holds a run of another configuration; "
-                    f"different are {'; '.join(different)}; choose another hydra.run.dir"
-                )
+        summary, checkpoints = self.path / SUMMARY, checkpoint.list_files(self.checkpoints)
         for torn in self.checkpoints.glob(".checkpoint-*"):  # of a process killed while writing
             torn.unlink()
+        if not summary.exists() and not checkpoints:  # what else there is comes again
+            (self.path / ERROR).unlink(missing_ok=True)
+            (self.path / METRICS).unlink(missing_ok=True)
+            return
+        before = self._before()
         (self.path / ERROR).unlink(missing_ok=True)
         if summary.exists():
-            self.summary = _read(summary, read_summary)
-            failed = any(s.get("failed_at") is not None for s in self.summary["seeds"].values())
+            found = _read(summary, read_summary)
+            self._check_summary(found, before)
+            failed = any(s.get("failed_at") is not None for s in found["seeds"].values())
             steps = self.config.get("train", {}).get("steps")
-            if not failed and (self.summary.get("steps") in (None, steps)):
-                self.state = "finished"
+            if not failed and found.get("steps") in (None, steps):
+                self.state, self.summary = "finished", found
+                self._note_code(str(found.get("code")), SUMMARY)
                 return
             if not failed and not checkpoints:
                 raise OtherRun(
                     f"train.steps: got {steps}, but the finished run in {self.path} has no "
-                    f"checkpoint to go on from; expected {self.summary['steps']}, as it had"
+                    f"checkpoint to go on from; expected {found['steps']}, as it had"
                 )
             if failed:
                 _log.warning("%s: a seed failed before; it starts anew.", self.path)
                 shutil.rmtree(self.checkpoints, ignore_errors=True)
                 (self.path / IDS).unlink(missing_ok=True)
             summary.unlink()
-            self.summary = None
         self._resume()
+
+    def _before(self) -> Mapping[str, Any] | None:
+        """The configuration as it is written there, held against the one asked for; None if there
+        is none.
+
+        Raises:
+            OtherRun: if they compute different things.
+        """
+        if not (self.path / CONFIG).exists():
+            return None
+        before = _read(self.path / CONFIG, read_yaml)
+        try:
+            now = migrated(before)
+        except ValueError as error:
+            raise _damaged(self.path / CONFIG, error) from error
+        self._compare(now, str(self.path))
+        return before
+
+    def _compare(self, before: Mapping[str, Any], where: str) -> None:
+        """Raises OtherRun unless the run is the one asked for, or would be with as few steps."""
+        different = differences(before, self.config)
+        if not different:
+            return
+        steps, now = (c.get("train", {}).get("steps") for c in (before, self.config))
+        both = type(steps) is int and type(now) is int
+        if both and steps < now and self._with_steps is not None:
+            if not (rest := differences(before, self._with_steps(steps))):
+                self._note_extension(steps, now, different)
+                return
+            different = rest
+        raise OtherRun(
+            f"run directory {where}: it holds a run of another configuration; different are "
+            f"{'; '.join(different)}; choose another hydra.run.dir"
+        )
+
+    def _note_extension(self, steps: int, now: int, different: list[str]) -> None:
+        note = f"Extended from {steps:,} to {now:,} steps"
+        if others := [d for d in different if not d.startswith("train.steps: ")]:
+            note += (
+                f", and with them {'; '.join(others)}: from here on it follows the new schedule, "
+                f"and its numbers are not those of {now:,} steps from the start"
+            )
+        self.notes = [f"{note}."]
+
+    def _check_summary(self, found: Mapping[str, Any], before: Mapping[str, Any] | None) -> None:
+        """Raises OtherRun unless `summary.json` is of the run whose configuration stands there."""
+        of, config = found.get("configuration"), self.config if before is None else before
+        known = of is not None or before is not None  # older summaries do not say
+        if not known or (of is not None and of != configuration_of(config)):
+            raise OtherRun(
+                f"{self.path / SUMMARY}: it is of another run than "
+                f"{'the one asked for' if before is None else CONFIG}; expected this run's; "
+                "remove it, or choose another hydra.run.dir"
+            )
+        seeds = {str(seed) for seed in self.config.get("seeds", ())}
+        if set(found["seeds"]) != seeds:
+            raise OtherRun(
+                f"{self.path / SUMMARY}: it has seeds {', '.join(found['seeds'])}; expected "
+                f"{', '.join(sorted(seeds))}"
+            )
+
+    def _note_code(self, code: str, what: str) -> None:
+        if code != code_version():
+            self.notes.append(
+                f"{what} was written by other code ({code}, now {code_version()}): this code may "
+                "give other numbers; another hydra.run.dir runs it anew."
+            )
 
     def _resume(self) -> None:
         """Takes the newest whole checkpoint, and the metrics up to it."""
         metrics = self.path / METRICS
         try:
-            found = checkpoint.newest(self.checkpoints, lambda text: _log.warning("%s.", text))
+            found = checkpoint.newest(
+                self.checkpoints, lambda text: _log.warning("%s.", text), self._check_description
+            )
         except checkpoint.CheckpointError as error:
             raise EnvironmentFault(str(error)) from error
         if found is None:
             metrics.unlink(missing_ok=True)
             return
         description = found.description
-        if different := differences(migrated(description["config"]), self.config):
-            raise OtherRun(
-                f"{found.path}: it is of another configuration; different are "
-                f"{'; '.join(different)}; choose another hydra.run.dir"
-            )
-        if description["code"] != code_version():
-            _log.warning("%s was written by other code; the run may not be the same.", found.path)
-        if _size(metrics) < description["metrics_bytes"]:
-            raise EnvironmentFault(
-                f"{metrics} is shorter than when {found.path.name} was written; remove the "
-                "directory to start again"
-            )
+        self.notes.clear()
+        self._compare(migrated(description["config"]), str(found.path))
+        self._note_code(description["code"], found.path.name)
+        self._check_metrics(metrics, found)
         if metrics.exists():
             os.truncate(metrics, description["metrics_bytes"])
-        ids = self.path / IDS
-        if description["wandb_ids"] and not ids.exists():
-            ids.write_text(json.dumps(description["wandb_ids"]))
+        if description["wandb_ids"] and not (self.path / IDS).exists():
+            (self.path / IDS).write_text(json.dumps(description["wandb_ids"]))
         self.state, self.restored = "resumed", found
+
+    def _check_description(self, description: Mapping[str, Any]) -> None:
+        """Raises ValueError for a checkpoint that no run could have written."""
+        schema.check(schema.Description, description)
+        migrated(description["config"])
+        self._check(description)
+
+    def _check_metrics(self, metrics: Path, found: Checkpoint) -> None:
+        """Raises EnvironmentFault unless the metrics begin as they did at the checkpoint."""
+        size, sha = found.description["metrics_bytes"], found.description.get("metrics_sha256")
+        if _size(metrics) < size:
+            wrong = f"{metrics} is shorter than when {found.path.name} was written"
+        elif sha is None or digest(metrics, size) == sha:
+            return
+        else:
+            with open(metrics, "rb") as file:
+                lines = file.read(size).decode(errors="replace").splitlines()
+            bad = [n for n, line in enumerate(lines, 1) if parse_record(line) is None]
+            where = f"{metrics}, line {bad[0]}" if bad else f"{metrics}, one of {len(lines)} lines"
+            wrong = f"{where}: it is not what it was when {found.path.name} was written"
+        raise EnvironmentFault(f"{wrong}; restore the file, or remove the directory to start again")
 
 
 @contextlib.contextmanager
@@ -250,20 +354,36 @@ def _holder(file: TextIO) -> str:
     return file.read() or "another process"
 
 
-def _read(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
+def read_ids(directory: Path) -> dict[str, str] | None:
+    """The W&B ids of a run's seeds, or None if there are none that can be read."""
+    try:
+        ids = read_json(directory / IDS)
+    except (OSError, ValueError):
+        return None
+    texts = isinstance(ids, dict) and all(isinstance(i, str) for i in ids.values())
+    return ids if texts and ids else None
+
+
+def _read(path: Path, parse: Callable[[Path], Any]) -> dict[str, Any]:
     """What a text file of a run says.
 
     Raises:
         EnvironmentFault: if it is damaged.
     """
     try:
-        found = parse(path.read_text(encoding="utf-8"))
-    except (ValueError, yaml.YAMLError) as error:
-        found = error
+        found = parse(path)
+    except ValueError as error:
+        raise _damaged(path, error) from error
     if not isinstance(found, dict):
-        reason = (str(found).splitlines() or [""])[0]
-        raise EnvironmentFault(f"{path} is damaged ({reason}); remove the directory to start again")
+        raise _damaged(path, f"it holds {type(found).__name__}, expected a mapping")
     return found
+
+
+def _damaged(path: Path, reason: Exception | str) -> EnvironmentFault:
+    reason = (str(reason).splitlines() or [""])[0]
+    return EnvironmentFault(
+        f"{path} is damaged ({reason}); restore it, or remove the directory to start again"
+    )
 
 
 def _size(path: Path) -> int:

@@ -22,6 +22,7 @@ from experiments.results.files import CHECKPOINTS, ERROR, SUMMARY, read_summary
 from experiments.results.identity import SWEEP_CODE, code_version, identity_of
 from experiments.rundir import is_running
 from experiments.training import checkpoint
+from experiments.usage import explain
 
 
 def _cell(*, _root_: Any) -> str:
@@ -54,7 +55,7 @@ def outcome(directory: Path) -> Outcome:
     if is_running(directory):
         return Outcome("running")
     if (directory / SUMMARY).exists():
-        summary = read_summary((directory / SUMMARY).read_text(encoding="utf-8"))
+        summary = read_summary(directory / SUMMARY)
         metric, seeds = summary["metric"], summary["seeds"].values()
         failed = [s for s, result in summary["seeds"].items() if _failed(result)]
         if failed:
@@ -136,4 +137,4 @@ def _place(config: DictConfig, overrides: Sequence[str]) -> tuple[Path | None, s
         job = loader.load_sweep_config(config, list(overrides))
         return Path(job.hydra.sweep.dir) / job.hydra.sweep.subdir, ""
     except Exception as error:  # whatever is wrong with it is said by the job itself
-        return None, str(error).splitlines()[0]
+        return None, explain(error, overrides)

@@ -21,6 +21,16 @@ def explain(error: Exception, arguments: Sequence[str] = ()) -> str:
         return _missing_option(error)
     if isinstance(error, OverrideParseException):
         reason = _in_one_line(error).partition(" See https:")[0]
+        key, _, value = error.override.partition("=")
+        if (
+            key
+            and re.search(r"[=:, (){}\[\]]", value)
+            and not value.startswith(("$", "'", '"', "[", "{"))
+        ):
+            return (
+                f"{error.override}: {reason}; expected the value in quotes, and these in quotes "
+                f"for the shell, as in \"{key}='{value}'\""
+            )
         return f"{error.override}: {reason}; expected key=value, as in task.length=4 or seeds=[0,1]"
     text = _in_one_line(error)
     if match := re.search(r"Ambiguous value for argument '([^=]*)=(.*?)' 1\.", text):
@@ -44,6 +54,9 @@ def check_flags(arguments: Sequence[str]) -> str | None:
 def _missing_option(error: MissingConfigException) -> str:
     """Of a group: what was asked for, and what there is."""
     group, _, option = str(error.missing_cfg_file).rpartition("/")
+    if not group:
+        configs = ", ".join(sorted(path.stem for path in CONFIGS.glob("*.yaml")))
+        return f"--config-name: got {option!r}; expected {configs}"
     folder = Path(CONFIGS, group.partition("/")[0])
     if group.startswith("experiment"):
         option = str(error.missing_cfg_file).partition("/")[2]
@@ -65,6 +78,12 @@ def _chooses_nothing(argument: str) -> bool:
 def _with_valid_keys(error: Exception, text: str) -> str:
     """With the key in full, and the keys that there are if it is none of them."""
     cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
+    if "is not a ListConfig" in str(cause):
+        name, _, value = text.removeprefix("Error merging override ").split()[0].partition("=")
+        return (
+            f"{name}: got {value}; expected a list, as in {name}=[{value}]; a sweep (-m) has "
+            f"{name}=[0],[1] for two runs, {name}=[0,1] for one of both"
+        )
     if isinstance(cause, OmegaConfBaseException):
         if cause is not error:
             text = f"{text} {str(cause).splitlines()[0]}"

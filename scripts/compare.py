@@ -27,7 +27,7 @@ from experiments.analysis.tables import (
 )
 from experiments.analysis.verdicts import compare_published
 from experiments.analysis.wandb_runs import wandb_runs
-from experiments.results.records import merge, read_runs
+from experiments.results.records import merge, merge_newest, read_runs
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -35,9 +35,12 @@ ROOT = Path(__file__).resolve().parents[1]
 def runs(options: argparse.Namespace) -> int:
     """The subcommand `runs`."""
     found = read_runs(options.paths)
+    for path in options.paths:
+        if not path.exists():
+            print(f"{path}: nothing there yet", file=sys.stderr)
     if options.wandb is not None:
         found += wandb_runs(options.wandb)
-    groups = merge(found)
+    groups = merge_newest(found)
     rows = runs_rows(groups)
     show([runs_columns(row) for row in rows])
     write_json(options.json, {"runs": rows})

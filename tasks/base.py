@@ -1,9 +1,10 @@
 """The abstract task, and the arrays it hands over."""
 
 import abc
-from collections.abc import Mapping
-from typing import ClassVar, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Shaped
@@ -42,6 +43,9 @@ class AbstractTask(abc.ABC):
     `loss` and `statistics` take ONE example and are pure JAX, so the caller batches them with
     `jax.vmap`. The caller averages every entry of `statistics` over a split and gives the averages
     to `metrics`: a metric is therefore the same however the split was cut into batches.
+
+    A trained model may be tested on sequences that are read in pieces; `count`, `join` and
+    `test_settings` are for that, and most tasks have them as they are here.
 
     Attributes:
         metric: name of the primary entry of `metrics`, "accuracy" or "rmse".
@@ -104,3 +108,42 @@ class AbstractTask(abc.ABC):
     @abc.abstractmethod
     def baselines(self, data: Data) -> dict[str, float]:
         """Returns validation metrics of predictors that learn nothing of the problem's point."""
+
+    def count(self, targets: Shaped[Array, "positions *target"]) -> Float[Array, ""]:
+        """Returns how many positions of a piece count: the weight of its means. Here, all do."""
+        return jnp.float32(len(targets))
+
+    def join(
+        self,
+        pieces: Sequence[Mapping[str, Float[np.ndarray, "examples *positions"]]],
+        counts: Sequence[Float[np.ndarray, "examples"]],
+    ) -> dict[str, np.ndarray]:
+        """Returns the `statistics` of whole sequences from those of their pieces, in order.
+
+        Here, a number for each position is put together, and any other is a mean over the positions
+        that count. A task whose statistics are something else says how those are joined.
+
+        Arguments:
+            pieces: the statistics of each piece, of several sequences.
+            counts: `count` of each piece.
+        """
+        weights = np.stack(counts).astype(np.float64)
+        total = np.sum(weights, axis=0)
+
+        def whole(values: list[np.ndarray]) -> np.ndarray:
+            if values[0].ndim > 1:
+                return np.concatenate(values, axis=1)
+            terms = np.where(weights > 0, weights * np.stack(values), 0.0)
+            return np.sum(terms, axis=0) / np.where(total > 0, total, 1.0)
+
+        return {name: whole([piece[name] for piece in pieces]) for name in pieces[0]}
+
+    @classmethod
+    def test_settings(cls, own: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns a task's arguments for a test on other data than it was trained on.
+
+        Arguments:
+            own: the arguments of the task that was trained on.
+            given: those that are to be others.
+        """
+        return {**own, **given}

@@ -1,9 +1,10 @@
 """The word problem of a finite group: state tracking as running products."""
 
+import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, final
+from typing import Any, ClassVar, final
 
 import jax
 import jax.numpy as jnp
@@ -13,11 +14,13 @@ from jaxtyping import Array, Float, Integer
 
 from tasks import arguments
 from tasks.a5_files import check_word_file, read_word_file
-from tasks.base import AbstractTask, Data, Split
+from tasks.base import AbstractTask, DamagedData, Data, Split
 from tasks.groups import Group, parse_group
 from tasks.rows import distinct_rows, token_dtype
 
 MAX_AUXILIARY = 5_000_000
+MAX_TEST = 10_000
+"""Sequences of a test, unless more are asked for."""
 
 
 @final
@@ -43,8 +46,8 @@ class WordProblem(AbstractTask):
         auxiliary_fraction: share of that stream to keep, in (0, 1].
         log_epsilon: ε ≥ 0; the loss is −log(softmax + ε). The published linear CDE runs have 1e-10.
         seed: of the draw, the shuffles, and nothing else.
-        path: a CSV in the published format to take the sequences from, its first `samples` rows,
-            instead of drawing.
+        path: a CSV file to take the sequences from, its first `samples` rows, instead of drawing;
+            `tasks.a5_files.read_word_file` says what it may be like.
 
     Raises:
         TypeError, ValueError: for any argument outside its range.
@@ -178,6 +181,30 @@ class WordProblem(AbstractTask):
             "sequence": jnp.all(correct).astype(jnp.float32),
             "loss": self.loss(outputs, targets),
         }
+
+    def join(
+        self,
+        pieces: Sequence[Mapping[str, Float[np.ndarray, "examples *positions"]]],
+        counts: Sequence[Float[np.ndarray, "examples"]],
+    ) -> dict[str, np.ndarray]:
+        """Returns the statistics of whole sequences: one is right if each of its pieces is."""
+        right = np.min([piece["sequence"] for piece in pieces], axis=0)
+        return super().join(pieces, counts) | {"sequence": right}
+
+    @classmethod
+    def test_settings(cls, own: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns arguments for at most 10,000 sequences, without a second training stream.
+
+        Those of another length are drawn, unless a file is given; those of a file have its length.
+        """
+        samples = min(own.get("samples", MAX_TEST), MAX_TEST)
+        settings = {**own, "samples": samples, "auxiliary_length": None}
+        if "length" in given:
+            settings["path"] = None
+        elif isinstance(given.get("path"), str):
+            with contextlib.suppress(OSError, DamagedData):  # which `load` tells of
+                settings["length"] = read_word_file(given["path"]).inputs.shape[1]
+        return {**settings, **given}
 
     def metrics(self, means: Mapping[str, ArrayLike]) -> dict[str, float]:
         """Returns the loss and shares of right answers.

@@ -23,10 +23,11 @@ CONFIGS = Path(config.CONFIGS)
 def execute(run: Run) -> tuple[MemoryLogger, dict]:
     """Runs it with a logger in memory; returns the logger and the summary."""
     logger = MemoryLogger()
+    data = run.procedure.load(run.task, run.make_model)
     logger.open(run.info)
     with RunDirectory(run.info.directory, run.info.config) as rundir:
         summary = run.procedure.run(
-            run.task, run.make_model, run.optimizer, run.seeds, logger, rundir
+            data, run.task, run.make_model, run.optimizer, run.seeds, logger, rundir
         )
     return logger, dict(summary)
 

@@ -1,17 +1,24 @@
 """The published A5 files: byte-for-byte regeneration, the format, damage, and the command line."""
 
+import csv
+import gzip
 import hashlib
 import importlib.util
+import io
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from tasks.a5_files import check_word_file, historical_rows, read_word_file, write_word_file
 from tasks.a5_published import PUBLISHED, find_published
+from tasks.base import DamagedData
 from tasks.groups import parse_group
 
 ROOT = Path(__file__).parents[1]
@@ -122,10 +129,139 @@ def test_damage_is_reported_with_file_and_line(small_file, old, new, message):
 
 def test_cut_and_empty_files_are_damaged(small_file):
     whole = small_file.read_bytes()
-    for end, line in ((len(whole) - 1, 21), (len(whole) - 9, 21), (18, 2), (5, 1), (0, 1)):
+    for end, line in ((len(whole) - 9, 21), (18, 2), (17, 2), (5, 1), (0, 1)):
         small_file.write_bytes(whole[:end])
         with pytest.raises(ValueError, match=rf"words\.csv, line {line}: must be"):
             read_word_file(small_file)
+
+
+def encode(words, columns, quoting, line_end, last, blank, encoding, *, compressed: bool) -> bytes:
+    """The same words as another program may have written them."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, quoting=quoting, lineterminator=line_end)
+    writer.writerow(columns)
+    for seed, *rows in zip(*words, strict=True):
+        fields = [int(seed), *(" ".join(map(str, row)) for row in rows)]
+        named = dict(zip(("seed", "input", "target"), fields, strict=True))
+        writer.writerow([named[column] for column in columns])
+    whole = text.getvalue().removesuffix(line_end) + last * line_end
+    contents = (whole + "".join(each + line_end for each in blank)).encode(encoding)
+    return gzip.compress(contents) if compressed else contents
+
+
+ENCODINGS = st.fixed_dictionaries(
+    {
+        "columns": st.permutations(["seed", "input", "target"]),
+        "quoting": st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL, csv.QUOTE_NONNUMERIC]),
+        "line_end": st.sampled_from(["\n", "\r\n", "\r"]),
+        "encoding": st.sampled_from(["ascii", "utf-8-sig", "utf-16"]),
+        "compressed": st.booleans(),
+    }
+)
+
+
+@given(
+    how=ENCODINGS,
+    blank=st.none() | st.lists(st.sampled_from(["", " ", "\t"]), max_size=3),
+    suffix=st.sampled_from([".csv", ".csv.gz", ""]),
+    length=st.integers(1, 4),
+    rows=st.integers(1, 5),
+)
+@settings(
+    deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_another_encoding_has_the_same_words(how, blank, suffix, length, rows, tmp_path):
+    """`blank` lines follow the last row, which has no end of its own if that is None."""
+    inputs, targets = historical_rows(length, 7, rows)
+    words = (np.arange(rows) + 10**17, inputs, targets)
+    path = tmp_path / f"words{suffix}"
+    path.write_bytes(encode(words, last=blank is not None, blank=blank or [], **how))
+    read = read_word_file(path)
+    for expected, found in zip(words, read, strict=True):
+        assert np.array_equal(expected, found)
+    check_word_file(path, read, parse_group("A5"))
+
+
+@pytest.mark.parametrize(
+    ("contents", "message"),
+    [
+        (b"seed,input\n7,1 2\n", "line 1: must be 'seed,input,target', in any order"),
+        (b"seed,input,target,seed\n", "line 1: must be 'seed,input,target', in any order"),
+        (b"seed;input;target\n7;1 2;1 3\n", "line 1: must be .* got 'seed;input;target'"),
+        (b"PK\x03\x04 a zip file", "line 1: must be .* plain text or compressed by gzip, got 'PK"),
+        (b"target,seed,input\n1 3,7,1 2\n1,7,1 2\n", "line 3: must be 'x y z,seed,a b c'"),
+        (b"\nseed,input,target\n7,1 2,1 3\n", "line 1: must be"),
+        (b"seed,input,target\n\n\n7,1 2,1 3\n", "line 2: must be .* blank lines at the end only"),
+        (b"seed,input,target\n7,1 2,1 3\n7\n", "line 3: must be .* got '7'"),
+        (b"seed,input,target\n,,\n", "line 2: must be .* got ',,'"),
+        (b'seed,input,target\n7,"1\n2",1 3\n', r"line 3: must be .* got '7,1\\n2,1 3'"),
+        (b'seed,input,target\n7,"1 2",1 3\n7,"2 1,1 4\n', "line 3: must be CSV, got unexpected"),
+        (b'seed,input,target\n7,"1" 2,1 3\n', "line 2: must be CSV, got ',' expected"),
+        (gzip.compress(b"seed,input,target\n7,1 2,1 3\n")[:-9], " must be whole, got damaged gzip"),
+        (gzip.compress(b"seed,input,target\n7,1 2,1 3\n") + b"x", " must be whole, got damaged"),
+        (b"\x1f\x8b", " must be whole, got damaged gzip"),
+    ],
+)  # fmt: skip
+def test_what_is_no_such_table_is_one_error(contents, message, tmp_path):
+    path = tmp_path / "words.csv"
+    path.write_bytes(contents)
+    with pytest.raises(DamagedData, match=rf"words\.csv[,:] ?{message}") as raised:
+        read_word_file(path)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.fixture
+def two_seconds():
+    """A test that waits for ever fails instead."""
+
+    def stop(*_) -> None:
+        raise AssertionError("it takes too long")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(2)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize("kind", ["device", "pipe", "link to a device"])
+def test_what_is_no_regular_file_is_refused_unread(kind, tmp_path, two_seconds):
+    path = tmp_path / "words.csv"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path = Path("/dev/null")
+    else:
+        path.symlink_to("/dev/null")
+    with pytest.raises(OSError, match="Not a regular file") as raised:
+        read_word_file(path)
+    assert raised.value.filename == path
+
+
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        (2**40, "must have at most 1,073,741,824 bytes"),
+        (2**29, "line 1: must have at most 262,144"),
+    ],
+)
+def test_a_huge_file_or_line_is_refused_unread(size, message, tmp_path, two_seconds):
+    path = tmp_path / "words.csv"
+    with path.open("wb") as file:
+        file.truncate(size)
+    with pytest.raises(DamagedData, match=message):
+        read_word_file(path)
+
+
+def test_a_small_file_that_is_huge_when_decompressed_is_refused(tmp_path, monkeypatch, two_seconds):
+    path = tmp_path / "words.csv.gz"
+    path.write_bytes(gzip.compress(bytes(10**7)))
+    with pytest.raises(DamagedData, match="line 1: must have at most 262,144"):
+        read_word_file(path)
+    monkeypatch.setattr("tasks.a5_files.MAX_SIZE", 10_000)
+    path.write_bytes(gzip.compress(b"seed,input,target\n" + b"7,1 2,1 3\n" * 10_000))
+    with pytest.raises(DamagedData, match="line 1000: must be within the first 10,000 characters"):
+        read_word_file(path)
 
 
 def test_damage_far_into_a_file_is_located(tmp_path):

@@ -1,6 +1,7 @@
 """Tables and JSON of any runs and of the paper's cells, and exit codes."""
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -256,3 +257,26 @@ def test_a_wrong_command_line(compare, arguments, capsys):
         compare.main(arguments)
     assert ended.value.code == 2
     assert "error" in capsys.readouterr().err
+
+
+def test_of_a_seed_that_was_run_twice_the_newest_counts_and_both_are_shown(
+    compare, tmp_path, capsys
+):
+    """As after `make a5` twice; a folder that is not there yet is only said to be so."""
+    for name, value, age in (("new", 0.7, 10), ("old", 0.5, 100), ("stopped", 0.9, 1)):
+        directory = write_run(
+            tmp_path / "runs" / name, {0: [(0, value)]}, finished=name != "stopped"
+        )
+        for file in directory.iterdir():
+            os.utime(file, (1e9 - age, 1e9 - age))
+    assert compare.main(["runs", str(tmp_path / "runs"), str(tmp_path / "multirun")]) == 0
+    printed = capsys.readouterr()
+    first, *others = tables(printed.out)
+    assert (first["mean"], first["seeds"]) == ("0.7", "1")
+    assert first["note"].startswith(f"newest: {tmp_path}/runs/new")
+    assert sorted((row["mean"], row["state"]) for row in others) == [
+        ("0.5", "finished"),
+        ("0.9", "unfinished"),
+    ]
+    assert all(row["note"].startswith("older, not counted: ") for row in others)
+    assert printed.err == f"{tmp_path}/multirun: nothing there yet\n"

@@ -1,5 +1,7 @@
 """Every option and experiment composes, builds and trains; wrong ones: `test_bad_input.py`."""
 
+import dataclasses
+import functools
 import logging
 import re
 from pathlib import Path
@@ -10,6 +12,7 @@ from composing import CONFIGS, compose_run, execute
 
 from experiments.results.identity import differences
 from experiments.results.published import published
+from tasks.signature import SignatureTask
 
 MODELS = sorted(p.stem for p in (CONFIGS / "model").glob("*.yaml"))
 TASKS = sorted(p.stem for p in (CONFIGS / "task").glob("*.yaml"))
@@ -84,6 +87,30 @@ def test_every_experiment_learns(experiment, tmp_path, caplog):
         assert losses[-1] < losses[0]
         compiled = re.findall(r"Finished XLA compilation of (jit\(\w+\))", caplog.text)
         assert {name: compiled.count(name) for name in PROGRAMS} == dict.fromkeys(PROGRAMS, 1)
+
+
+@pytest.fixture(scope="module")
+def load_once():
+    """As many examples as a task loads, once for all models that it is given to."""
+
+    @functools.cache
+    def load(task):
+        short = {"length": 4} if isinstance(task, SignatureTask) else {}
+        return dataclasses.replace(task, **short).load()
+
+    return load
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_has_enough_examples_for_every_model(
+    task, model, tmp_path, monkeypatch, load_once
+):
+    """With the settings that the command has if nothing else is said."""
+    run = compose_run([f"task={task}", f"model={model}"], tmp_path)
+    data = load_once(run.task)
+    monkeypatch.setattr(type(run.task), "load", lambda self: data)
+    assert run.procedure.load(run.task, run.make_model) is data  # raises ConfigError
 
 
 def test_diagonal_features_have_the_dense_ones_protocol(tmp_path):

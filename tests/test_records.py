@@ -88,7 +88,10 @@ def test_other_tasks_and_models_have_names_of_their_own():
     assert describe(config, "here").cell.task == "signature 1,2,2"
     recall = {"_target_": "tasks.recall.Recall", "length": 7}
     model = config["model"] | {"mixer": {"_target_": "ssm.mixers.leaky.Leaky"}}
-    cell = describe(config | {"task": recall, "model": model}, "here").cell
+    cell = describe(
+        config | {"task": recall, "model": model, "options": {"task": "recall", "model": "leaky"}},
+        "here",
+    ).cell
     assert (cell.task, cell.size, cell.model) == ("recall", 7, "leaky")
 
 
@@ -100,7 +103,7 @@ def test_sweeps_are_found_at_any_depth_once(tmp_path):
     assert find_runs([other, tmp_path, inner]) == [other, inner]
     for path in (tmp_path / "nowhere", (tmp_path / "empty")):
         (tmp_path / "empty").mkdir(exist_ok=True)
-        with pytest.raises(ValueError, match=f"{path}: expected a run directory"):
+        with pytest.raises(ValueError, match=f"{path}: expected run directories"):
             find_runs([path])
 
 

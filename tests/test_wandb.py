@@ -22,6 +22,8 @@ from experiments.loggers import (
     WandbLogger,
     read_metrics,
 )
+from experiments.loggers.wandb import PROJECT
+from experiments.loggers.wandb_client import read_or_make_ids
 
 SEEDS = (0, 7)
 
@@ -241,6 +243,131 @@ def test_an_unreachable_server_costs_one_warning_and_shows_no_key(run, monkeypat
     ]
 
 
+@pytest.mark.parametrize(
+    ("place", "key", "mode"),
+    [
+        ("variable", "too-few-to-be-one", "auto"),
+        ("variable", "kept:secret!" * 4, "online"),
+        ("netrc", "kept:secret!" * 4, "auto"),
+    ],
+)
+def test_a_malformed_key_costs_one_warning_and_no_record(
+    run, tmp_path, monkeypatch, caplog, capfd, place, key, mode
+):
+    if place == "variable":
+        monkeypatch.setenv("WANDB_API_KEY", key)
+    else:
+        netrc = tmp_path / "home" / ".netrc"
+        netrc.write_text(f"machine api.wandb.ai login user password {key}\n")
+        netrc.chmod(0o600)
+    logger = WandbLogger(mode=mode)
+    logger.open(run)
+    assert logger.mode == "offline"
+    logger.log(make_records(1, (0.1, 0.2)))
+    logger.close()
+    (warning,) = warnings_of(caplog)
+    assert "WANDB_API_KEY or netrc; expected 40 or more" in warning
+    assert "logging offline" in warning
+    assert history_of(read_offline(run.directory, SEEDS[1]))[0]["val/accuracy"] == 0.2
+    assert key not in caplog.text + "".join(capfd.readouterr())
+    files = [path for path in run.directory.rglob("*") if path.is_file()]
+    assert not [path for path in files if key.encode() in path.read_bytes()]
+
+
+def test_blanks_around_a_key_are_no_part_of_it(run, monkeypatch, caplog):
+    key = "0123456789" * 4
+    monkeypatch.setenv("WANDB_API_KEY", f" {key}\n")
+    monkeypatch.setattr("experiments.loggers.wandb.WandbLogger._send", lambda self: None)
+    for mode, found in (("offline", "offline"), ("auto", "online")):
+        logger = WandbLogger(mode=mode)
+        logger.open(run)
+        assert logger.mode == found
+        logger.close()
+    assert not warnings_of(caplog)
+    monkeypatch.setenv("WANDB_API_KEY", " ")
+    logger = WandbLogger()
+    logger.open(run)
+    assert logger.mode == "disabled"
+
+
+@pytest.mark.parametrize(
+    ("typed", "variable", "project"),
+    [
+        (None, None, PROJECT),
+        (None, "", PROJECT),
+        (None, "theirs", "theirs"),
+        ("ours", "theirs", "ours"),
+    ],
+)
+def test_the_project_is_the_one_typed_or_of_the_environment(
+    run, tmp_path, monkeypatch, typed, variable, project
+):
+    import wandb
+
+    asked = []
+
+    def init(**arguments: object) -> None:
+        asked.append(arguments["project"])
+        raise wandb.errors.CommError("nothing works today")
+
+    monkeypatch.setattr(wandb, "init", init)
+    if variable is not None:
+        monkeypatch.setenv("WANDB_PROJECT", variable)
+    overrides = [f"logger.loggers.wandb.project={typed}"] if typed else []
+    composed = compose_run([*overrides, "logger.loggers.wandb.mode=offline"], tmp_path)
+    (logger,) = (each for each in composed.logger.loggers if isinstance(each, WandbLogger))
+    logger.open(run)
+    assert asked == [project]
+
+
+DAMAGED_IDS = {
+    "empty": b"",
+    "cut": b'{"0": "abc", "7": "de',
+    "no text": b"\xff\xfe",
+    "a list": b'["abc", "def"]',
+    "a number": b'{"0": 3, "7": "abc"}',
+    "a path": b'{"0": "../abc", "7": "def"}',
+    "nothing": b'{"0": "", "7": "def"}',
+    "the same": b'{"0": "abc", "7": "abc"}',
+    "deep": b"[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("contents", DAMAGED_IDS.values(), ids=DAMAGED_IDS)
+def test_damaged_ids_are_made_anew_with_one_warning(run, caplog, contents):
+    run.directory.mkdir()
+    path = run.directory / "wandb_ids.json"
+    path.write_bytes(contents)
+    ids = read_or_make_ids(run.directory, SEEDS)
+    assert list(ids) == ["0", "7"]
+    assert len({*ids.values(), "abc", "def"}) == 4
+    assert json.loads(path.read_text()) == ids
+    assert read_or_make_ids(run.directory, SEEDS) == ids
+    (warning,) = warnings_of(caplog)
+    assert f"{path} is damaged (" in warning
+    assert "\n" not in warning
+
+
+def test_ids_that_are_whole_are_kept_and_missing_ones_made(run, caplog):
+    run.directory.mkdir()
+    (run.directory / "wandb_ids.json").write_text('{"7": "abc", "9": "def"}')
+    ids = read_or_make_ids(run.directory, SEEDS)
+    assert (ids["7"], ids["9"], len(ids)) == ("abc", "def", 3)
+    assert not warnings_of(caplog)
+
+
+def test_a_run_with_damaged_ids_is_recorded(run, caplog):
+    run.directory.mkdir()
+    (run.directory / "wandb_ids.json").write_text("{")
+    logger = WandbLogger(mode="offline")
+    logger.open(run)
+    logger.log(make_records(1, (0.1, 0.2)))
+    assert logger.mode == "offline"
+    logger.close()
+    assert len(warnings_of(caplog)) == 1
+    assert history_of(read_offline(run.directory, SEEDS[0]))[0]["val/accuracy"] == 0.1
+
+
 def test_when_offline_fails_too_the_run_goes_on_without_it(run, monkeypatch, caplog):
     import wandb
 
@@ -317,4 +444,4 @@ def test_the_ready_sweep_gives_commands_that_compose(tmp_path):
         assert composed.info.config["model"]["depth"] == parameters["model.depth"]
         assert composed.seeds == (0, 1, 2, 3, 4)
         assert sweep["metric"]["name"] == f"val/{composed.task.metric}"
-        assert sweep["project"] == composed.info.config["logger"]["loggers"]["wandb"]["project"]
+        assert sweep["project"] == PROJECT

@@ -199,7 +199,8 @@ def test_everything_arrives_once_and_is_called_what_it_should_be(server, run, ca
     assert list(run.directory.rglob("debug-internal.log"))
 
 
-@pytest.mark.parametrize(("uploaded", "logged", "kept"), [(5, 8, 8), pytest.param(8, 8, 3, marks=pytest.mark.slow)]
+@pytest.mark.parametrize(
+    ("uploaded", "logged", "kept"), [(5, 8, 8), pytest.param(8, 8, 3, marks=pytest.mark.slow)]
 )
 def test_a_killed_run_goes_on_and_has_every_row_once(
     server, run, monkeypatch, uploaded, logged, kept

@@ -215,6 +215,14 @@ def test_files_of_another_length_or_group_are_refused(tmp_path):
         WordProblem("Z60", length=4, path=path).load()
 
 
+@pytest.mark.parametrize("name", ["/dev/null", "", "/"])
+def test_a_path_that_is_no_file_is_named(name):
+    with pytest.raises(OSError, match="path must be a file that can be read, got '") as raised:
+        WordProblem(path=name).load()
+    assert repr(name) in str(raised.value)
+    assert "None" not in str(raised.value)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -13,7 +13,21 @@ from experiments.results.records import Group
 def runs_rows(groups: Iterable[Group]) -> list[dict[str, Any]]:
     """The rows, by task, model and size."""
     ordered = ("task", "model", "size", "depth")
-    return sorted(map(runs_row, groups), key=lambda row: [row[key] for key in ordered])
+    rows = [row for group in groups for row in _rows_of(group)]
+    return sorted(rows, key=lambda row: [row[key] for key in ordered])
+
+
+def _rows_of(group: Group) -> list[dict[str, Any]]:
+    """The row of the newest runs, and one for each that they have taken the place of."""
+    row = runs_row(group)
+    if group.older:
+        sources = ", ".join(run.source for run in group.runs)
+        row["note"] = "; ".join(filter(None, [f"newest: {sources}", row["note"]]))
+    older = [runs_row(Group(group.cell, (run,))) for run in group.older]
+    for run, other in zip(group.older, older, strict=True):
+        differing = settings_note(Group(group.cell, (group.runs[0], run)))
+        other["note"] = "; ".join(filter(None, [f"older, not counted: {run.source}", differing]))
+    return [row, *older]
 
 
 def runs_row(group: Group) -> dict[str, Any]:

@@ -20,6 +20,7 @@ NEXT_MODE = {"online": "offline", "offline": "disabled"}
 MODE_OF_ENVIRONMENT = {"run": "online", "shared": "online", "dryrun": "offline"}
 INTERRUPT_SECONDS = 5.0
 FIGURE = "metrics.png"
+PROJECT = "selective-ssm-cde"
 
 _log = logging.getLogger(__name__)
 
@@ -35,9 +36,10 @@ class WandbLogger(AbstractLogger):
 
     `mode` is `"online"`, `"offline"` (files that `wandb sync` uploads), `"disabled"`, or
     `"auto"`: what the variable `WANDB_MODE` says, else online if the user is logged in, else
-    disabled, usually without importing wandb. Nobody is ever prompted. If wandb fails, one warning
-    is logged and the run goes on offline, or without W&B if that fails as well. No call but
-    `open`, `finish` and `close` waits for the network, and those for a limited time.
+    disabled, usually without importing wandb. Nobody is ever prompted. If wandb fails, or does not
+    take the user's key for one, one warning is logged and the run goes on offline, or without W&B
+    if that fails as well. No call but `open`, `finish` and `close` waits for the network, and those
+    for a limited time.
 
     The truth is `metrics.jsonl`, which is read in `open`. Online, W&B says how many rows it has
     of a run that is continued, and gets the others. An offline file cannot be continued: each
@@ -50,8 +52,8 @@ class WandbLogger(AbstractLogger):
 
     Arguments:
 
-    - `project`, `entity`: where the runs go; the user's default entity if `None`. A sweep has its
-        own.
+    - `project`, `entity`: where the runs go; if `None`, what the variables `WANDB_PROJECT` and
+        `WANDB_ENTITY` say, else `PROJECT` and the user's default entity. A sweep has its own.
     - `mode`: see above.
     - `dir`: the directory for wandb's own files; the run's directory if `None`.
 
@@ -60,7 +62,7 @@ class WandbLogger(AbstractLogger):
 
     def __init__(
         self,
-        project: str,
+        project: str | None = None,
         entity: str | None = None,
         mode: str = "auto",
         dir: str | Path | None = None,
@@ -128,6 +130,40 @@ class WandbLogger(AbstractLogger):
         """Ends the runs that `finish` has not ended, marked as failed."""
         self._end_runs(1)
 
+    def amend(
+        self, directory: Path, ids: Mapping[int, str], values: Mapping[int, Mapping[str, float]]
+    ) -> None:
+        """Adds numbers to the summaries of runs that have ended, if the mode comes out as online.
+
+        Their histories stay as they are.
+
+        Arguments:
+
+        - `directory`: of the run.
+        - `ids`: the W&B id of each seed.
+        - `values`: the numbers of each seed, and what they are called.
+        """
+        try:
+            if self._resolve_mode() != "online":
+                return
+            import wandb
+
+            for seed, numbers in values.items():
+                run = wandb.init(
+                    project=self._project or os.environ.get("WANDB_PROJECT") or PROJECT,
+                    entity=self._entity,
+                    mode="online",
+                    dir=str(self._dir or directory),
+                    id=ids[seed],
+                    resume="must",
+                    reinit="create_new",
+                    settings=client.make_settings(system_metrics=False),
+                )
+                run.summary.update(dict(numbers))
+                run.finish()
+        except Exception as error:
+            self._warn(error, "its summary lacks what was evaluated")
+
     def _resolve_mode(self) -> str:
         """The mode to start in; asks wandb, which is slow to import, only if it has to."""
         mode, asked_for = self._requested_mode, self._requested_mode != "auto"
@@ -142,11 +178,18 @@ class WandbLogger(AbstractLogger):
 
         import wandb
 
-        settings = wandb.setup(settings=wandb.Settings(silent=True)).settings
+        settings = client.load_settings()
         if mode == "auto" and settings.mode in ("offline", "disabled"):
             return settings.mode
-        if wandb.login(prompt=False, verify=False):
-            return "online"
+        try:
+            if wandb.login(prompt=False, verify=False):
+                return "online"
+        except wandb.errors.Error:  # which might tell the key
+            _log.warning(
+                "Weights & Biases refuses the key of WANDB_API_KEY or netrc; expected 40 or more "
+                "letters, digits and underscores (`wandb login`): logging offline."
+            )
+            return "offline"
         if not asked_for:
             return "disabled"
         _log.warning("Not logged in to Weights & Biases (`wandb login`): logging offline.")
@@ -178,7 +221,7 @@ class WandbLogger(AbstractLogger):
         root = self._root()
         root.mkdir(parents=True, exist_ok=True)
         run = wandb.init(
-            project=self._project,
+            project=self._project or os.environ.get("WANDB_PROJECT") or PROJECT,
             entity=self._entity,
             mode=cast(Literal["online", "offline"], self.mode),
             dir=str(root),

@@ -9,13 +9,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.results.files import IDS
+from experiments.results.files import IDS, read_json, replace
 
 INIT_SECONDS = 30.0
 FINISH_SECONDS = 30.0
 RETRY_SECONDS = 10.0
 
+RUN_ID = re.compile(r"[^\s/\\#?%:]{1,128}")
+
 _log = logging.getLogger(__name__)
+
+
+def load_settings() -> Any:
+    """wandb's own settings; blanks around the key, for which it would refuse them, are removed."""
+    import wandb
+
+    if key := os.environ.get("WANDB_API_KEY"):
+        os.environ["WANDB_API_KEY"] = key.strip()
+    return wandb.setup(settings=wandb.Settings(silent=True)).settings
 
 
 def make_settings(*, system_metrics: bool) -> Any:
@@ -51,9 +62,7 @@ def log_files(run: Any, name: str, files: Sequence[Path]) -> Any:
 
 def agents_run() -> str | None:
     """The id of the run that `wandb agent` made for this process; None elsewhere, or if taken."""
-    import wandb
-
-    settings = wandb.setup(settings=wandb.Settings(silent=True)).settings
+    settings = load_settings()
     return settings.run_id if settings.sweep_id else None
 
 
@@ -66,17 +75,30 @@ def leave_sweep() -> None:
 
 
 def read_or_make_ids(directory: Path, seeds: Sequence[int]) -> dict[str, str]:
-    """The W&B id of every seed, the same each time for one directory."""
+    """The W&B id of every seed, the same each time for one directory, unless its file is damaged:
+    then all are new, and one warning says so."""
     path = directory / IDS
-    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    try:
+        before = _check_ids(read_json(path)) if path.exists() else {}
+    except (OSError, ValueError) as error:
+        _log.warning("%s is damaged (%s): Weights & Biases has new runs from here on.", path, error)
+        before = {}
     ids = {str(seed): secrets.token_hex(8) for seed in seeds} | before
     if agents := agents_run():
         ids[str(seeds[0])] = agents
     if ids != before:
-        directory.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(ids, indent=2) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
+        replace(path, json.dumps(ids, indent=2) + "\n")
+    return ids
+
+
+def _check_ids(ids: Any) -> dict[str, str]:
+    if not isinstance(ids, dict):
+        raise ValueError("it holds no ids of seeds")
+    for seed, run_id in ids.items():
+        if not (isinstance(run_id, str) and RUN_ID.fullmatch(run_id)):
+            raise ValueError(f"seed {seed}: got {run_id!r:.60}; expected an id of a run")
+    if len(set(ids.values())) < len(ids):
+        raise ValueError("two seeds have the same id")
     return ids
 
 
@@ -92,7 +114,8 @@ def release_ids() -> None:
 
 def may_be_logged_in() -> bool:
     """Whether credentials or settings of wandb can exist at all; looks at names, reads nothing."""
-    if any(os.environ.get(name) for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")):
+    names = ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")
+    if any(os.environ.get(name, "").strip() for name in names):
         return True
     home = Path(os.path.expanduser("~"))
     netrc = [Path(os.environ["NETRC"])] if os.environ.get("NETRC") else [home / ".netrc"]

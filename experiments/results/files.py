@@ -3,6 +3,7 @@
 A file is replaced in one move, so that a reader sees the old text or the new, never a part.
 """
 
+import hashlib
 import json
 import math
 import os
@@ -12,9 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+import yaml
+
+from experiments.results.schema import check_summary
+
 CONFIG, METRICS, SUMMARY = "config.yaml", "metrics.jsonl", "summary.json"
 ERROR, OVERRIDES, IDS = "error.txt", "overrides.yaml", "wandb_ids.json"
+EVALUATIONS = "evaluations.jsonl"
+"""What `experiments/evaluate.py` appends: records, and what they were evaluated on."""
 CHECKPOINTS = "checkpoints"
+MOST_BYTES = 2**24
+"""More than any text file of a run has, but for its metrics."""
 
 
 def model_file(seed: int) -> str:
@@ -61,21 +70,88 @@ def read_metrics(directory: str | Path) -> list[Record]:
     a complete line is not a record.
     """
     path = Path(directory) / METRICS
-    complete, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
     records: dict[tuple[int, int, str, str], Record] = {}
-    for number, line in enumerate(complete.split("\n") if complete else [], start=1):
-        try:
-            fields = json.loads(line)
-            record = Record(**(fields | {"value": float(fields["value"])}))
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path}, line {number}: not a record: {line[:80]!r}") from error
-        records[record.step, record.seed, record.split, record.metric] = record
+    with open(path, encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.endswith("\n"):
+                break
+            record = parse_record(line)
+            if record is None:
+                raise ValueError(f"{path}, line {number}: not a record: {line[:80].rstrip()!r}")
+            records[record.step, record.seed, record.split, record.metric] = record
     return list(records.values())
 
 
-def read_summary(text: str) -> Any:
-    """What `summary.json` says; the numbers that JSON has no way to write are numbers again."""
-    return _numbers(json.loads(text))
+def parse_record(line: str) -> Record | None:
+    """The record of a line; None if it is none."""
+    try:
+        fields = json.loads(line)
+        record = Record(**(fields | {"value": float(fields["value"])}))
+    except (KeyError, TypeError, ValueError, RecursionError):
+        return None
+    whole = type(record.step) is int and type(record.seed) is int and record.step >= 0
+    named = isinstance(record.split, str) and isinstance(record.metric, str)
+    return record if whole and named and isinstance(record.seconds, int | float) else None
+
+
+def read_summary(path: Path) -> dict[str, Any]:
+    """What `summary.json` says; the numbers that JSON has no way to write are numbers again.
+
+    Raises:
+        ValueError: if it is damaged, or has other contents than a summary.
+    """
+    summary = _numbers(read_json(path))
+    check_summary(summary)
+    return summary
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file says.
+
+    Raises:
+        ValueError: if it is damaged, nested without end, or far too large.
+    """
+    try:
+        return json.loads(_text(path))
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def read_yaml(path: Path) -> Any:
+    """What a YAML file says, without tags that could call anything.
+
+    Raises:
+        ValueError: if it is damaged, nested without end, or far too large.
+    """
+    text = _text(path)
+    longest = max(map(len, text.splitlines()), default=0)
+    # libyaml is ten times faster, and crashes where the plain parser finds too deep a nesting.
+    shallow = len(text) < 100_000 and longest < 1_000 and text.count("[") + text.count("{") < 1_000
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader) if shallow else yaml.SafeLoader
+    try:
+        return yaml.load(text, Loader=loader)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    except yaml.YAMLError as error:
+        raise ValueError((str(error).splitlines() or ["it is no YAML"])[0]) from error
+
+
+def _text(path: Path) -> str:
+    size = path.stat().st_size
+    if size > MOST_BYTES:
+        raise ValueError(f"it has {size:,} bytes; expected at most {MOST_BYTES:,}")
+    return path.read_text(encoding="utf-8")
+
+
+def digest(path: Path, size: int) -> str:
+    """SHA-256 of the first bytes of a file, which may be missing if there are none."""
+    found = hashlib.sha256()
+    if size:
+        with open(path, "rb") as file:
+            while size > 0 and (piece := file.read(min(size, 2**20))):
+                found.update(piece)
+                size -= len(piece)
+    return found.hexdigest()
 
 
 def _numbers(data: Any) -> Any:

@@ -16,14 +16,16 @@ UNRELATED = ("options", "logger", "published", "see_also", "resume", "train.chec
 
 SWEEP_CODE = "SELECTIVE_SSM_SWEEP_CODE"
 
-EXTENSIBLE = ("train.steps",)
-"""Keys whose number a run may raise when it goes on."""
-
 
 def cell_of(config: Mapping[str, Any]) -> str:
     """Eight digits that tell configurations apart, whatever their seeds."""
     flat = flatten(config)
     return _hash({k: v for k, v in flat.items() if not _under(k, (*UNRELATED, "seeds"))})
+
+
+def configuration_of(config: Mapping[str, Any]) -> str:
+    """Eight digits that tell what is computed apart, seeds and all, whatever the code."""
+    return _hash({k: v for k, v in flatten(config).items() if not _under(k, UNRELATED)})
 
 
 def identity_of(config: Mapping[str, Any], code: str | None = None) -> str:
@@ -43,6 +45,8 @@ def code_version() -> str:
     digest = hashlib.sha256()
     for package in ("ssm", "tasks", "experiments"):
         for path in sorted((root / package).rglob("*.py")):
+            if (root / package / "analysis") in path.parents:  # computes no result
+                continue
             digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes() + b"\0")
     return digest.hexdigest()[:8]
 
@@ -53,8 +57,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     found = []
     for key in dict.fromkeys([*old, *new]):
         a, b = old.get(key, "absent"), new.get(key, "absent")
-        extended = key in EXTENSIBLE and isinstance(b, int) and isinstance(a, int) and b >= a
-        if a != b and not extended and not _under(key, UNRELATED):
+        if a != b and not _under(key, UNRELATED):
             found.append(f"{key}: {a!r}, now {b!r}")
     return found
 

@@ -1,17 +1,14 @@
 """Runs as typed rows: read from their directories, and merged by cell."""
 
 import dataclasses
-import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from experiments.results.cells import Cell, cell_in, is_signature
-from experiments.results.files import CONFIG, METRICS, SUMMARY, read_metrics
+from experiments.results.files import CONFIG, METRICS, SUMMARY, read_json, read_metrics, read_yaml
 from experiments.results.identity import UNRELATED, flatten
 from experiments.results.migration import migrated
 from experiments.results.reading import mapping, number, reading
@@ -55,6 +52,7 @@ class RunResult:
         threshold: past which a seed is solved and stops, or None.
         baselines: what trivial predictors reach; empty if the run is unfinished.
         settings: the configuration, keys joined by dots, less what changes nothing.
+        changed: when its results were last written, in seconds since 1970; 0 if that is not known.
     """
 
     source: str
@@ -65,14 +63,21 @@ class RunResult:
     baselines: Mapping[str, float]
     settings: Mapping[str, Any]
     seeds: tuple[SeedResult, ...]
+    changed: float = 0.0
 
 
 @dataclass(frozen=True)
 class Group:
-    """All runs of a cell."""
+    """All runs of a cell.
+
+    Arguments:
+        runs: no two with the same seed.
+        older: what newer runs of the same seeds have taken the place of.
+    """
 
     cell: Cell
     runs: tuple[RunResult, ...]
+    older: tuple[RunResult, ...] = ()
 
     @property
     def seeds(self) -> list[SeedResult]:
@@ -94,14 +99,17 @@ def find_runs(paths: Iterable[Path]) -> list[Path]:
     """The run directories at or below the paths, at any depth.
 
     Raises:
-        ValueError: for a path that is missing or has none.
+        ValueError: if there are none at all.
     """
+    paths = list(paths)
     found: dict[Path, Path] = {}
     for path in paths:
         below = list(runs_below(path)) if path.is_dir() else []
-        if not below:
-            raise ValueError(f"{path}: expected a run directory, or a folder of them")
         found |= {directory.resolve(): directory for directory in below}
+    if paths and not found:
+        raise ValueError(
+            f"{', '.join(map(str, paths))}: expected run directories, or folders of them"
+        )
     return list(found.values())
 
 
@@ -123,12 +131,12 @@ def read_run(directory: Path) -> RunResult:
     """
     path, summary_path = directory / CONFIG, directory / SUMMARY
     with reading(path):
-        config = mapping(yaml.safe_load(path.read_text(encoding="utf-8")))
+        config = mapping(read_yaml(path))
         run, numbers = describe(config, str(directory)), [int(seed) for seed in config["seeds"]]
     summary: dict[str, Any] | None = None
     if summary_path.exists():
         with reading(summary_path):
-            summary = mapping(json.loads(summary_path.read_text(encoding="utf-8")))
+            summary = mapping(read_json(summary_path))
             baselines = {key: float(value) for key, value in summary["baselines"].items()}
             run = dataclasses.replace(run, metric=str(summary["metric"]), baselines=baselines)
     curves: dict[int, list[tuple[int, float, float]]] = {}
@@ -140,7 +148,9 @@ def read_run(directory: Path) -> RunResult:
         with reading(summary_path):
             device = summary.get("device")
             seeds = [ended(s, summary["seeds"][str(s.seed)], run.metric, device) for s in seeds]
-    return dataclasses.replace(run, seeds=tuple(seeds))
+    files = [directory / SUMMARY, directory / METRICS, path]
+    changed = next(file.stat().st_mtime for file in files if file.exists())
+    return dataclasses.replace(run, seeds=tuple(seeds), changed=changed)
 
 
 def describe(config: Mapping[str, Any], source: str) -> RunResult:
@@ -234,7 +244,7 @@ def merge(runs: Iterable[RunResult]) -> list[Group]:
     Raises:
         ValueError: if a cell has the same seed twice; it names both runs.
     """
-    cells: dict[Cell, list[RunResult]] = {}
+    runs = list(runs)
     seen: dict[tuple[Cell, int], RunResult] = {}
     for run in runs:
         for result in run.seeds:
@@ -245,8 +255,34 @@ def merge(runs: Iterable[RunResult]) -> list[Group]:
                     f"seed {result.seed} of {run.cell} twice: {other.source} and {run.source} "
                     f"(different settings: {differing or 'none'})"
                 )
+    return merge_newest(runs)
+
+
+def merge_newest(runs: Iterable[RunResult]) -> list[Group]:
+    """The runs of each cell together, cells in order; of a seed that was run more than once the
+    newest counts, a finished one before others."""
+    cells: dict[Cell, list[RunResult]] = {}
+    for run in runs:
         cells.setdefault(run.cell, []).append(run)
-    return [Group(cell, tuple(members)) for cell, members in sorted(cells.items())]
+    return [_newest(cell, members) for cell, members in sorted(cells.items())]
+
+
+def _newest(cell: Cell, runs: Sequence[RunResult]) -> Group:
+    chosen: dict[int, tuple[tuple[bool, float], RunResult]] = {}
+    for run in runs:
+        for result in run.seeds:
+            rank = (result.state != "unfinished", run.changed)
+            if result.seed not in chosen or rank > chosen[result.seed][0]:
+                chosen[result.seed] = rank, run
+    kept, older = [], []
+    for run in runs:
+        newest = tuple(s for s in run.seeds if chosen[s.seed][1] is run)
+        rest = tuple(s for s in run.seeds if chosen[s.seed][1] is not run)
+        if newest:
+            kept.append(dataclasses.replace(run, seeds=newest))
+        if rest:
+            older.append(dataclasses.replace(run, seeds=rest))
+    return Group(cell, tuple(kept), tuple(older))
 
 
 def _differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:

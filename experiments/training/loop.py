@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.errors import Interrupted
+from experiments.errors import Interrupted, OtherRun
 from experiments.loggers import AbstractLogger
 from experiments.results.files import Record, model_file
 from experiments.rundir import RunDirectory
@@ -134,7 +134,10 @@ class Loop:
     def _restore(self, found: checkpoint.Checkpoint) -> None:
         """Goes on from a checkpoint."""
         description: Mapping[str, Any] = found.description["procedure"]
-        arrays = found.restore(jax.eval_shape(lambda p: p, self.progress))
+        try:
+            arrays = found.restore(jax.eval_shape(lambda p: p, self.progress))
+        except ValueError as error:  # the code of the model has changed
+            raise OtherRun(f"{error}; expected a checkpoint of this model and optimiser") from error
         shardings = jax.tree.map(lambda x: x.sharding, self.progress)
         self.progress = jax.device_put(arrays, shardings)
         self.step, self.evaluated = description["step"], description["evaluated"]

@@ -57,8 +57,26 @@ class AbstractProcedure(abc.ABC):
         """Raises ValueError, before any data is loaded, if task and model do not fit."""
 
     @abc.abstractmethod
+    def load(self, task: AbstractTask, make_model: MakeModel) -> Data:
+        """The task's data. Whatever of them does not fit is found here, before a logger is opened.
+
+        Raises:
+            EnvironmentFault: if a file is missing or damaged.
+            ConfigError: if they cannot be made, or are too few.
+        """
+
+    @abc.abstractmethod
+    def check_saved(self, description: Mapping[str, Any]) -> None:
+        """Raises ValueError unless this procedure, in `run`, may have written such a checkpoint.
+
+        Arguments:
+            description: of the checkpoint; what the procedure said is its "procedure".
+        """
+
+    @abc.abstractmethod
     def run(
         self,
+        data: Data,
         task: AbstractTask,
         make_model: MakeModel,
         optimizer: optax.GradientTransformation,
@@ -67,6 +85,9 @@ class AbstractProcedure(abc.ABC):
         rundir: RunDirectory,
     ) -> Mapping[str, Any]:
         """Does the work, from where an earlier process left it, if one did.
+
+        Arguments:
+            data: from `load`.
 
         Returns:
             {"seeds": {seed: {"final": {metric: value}, …}}, "baselines": {…}, …}, plain data. A
@@ -80,7 +101,7 @@ class AbstractProcedure(abc.ABC):
         """
 
 
-def load(task: AbstractTask) -> Data:
+def load_data(task: AbstractTask) -> Data:
     """The task's data.
 
     Raises:

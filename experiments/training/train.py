@@ -8,10 +8,11 @@ import optax
 
 from experiments.errors import ConfigError
 from experiments.loggers import AbstractLogger
+from experiments.results import schema
 from experiments.rundir import RunDirectory
 from experiments.training.batches import steps_per_epoch
 from experiments.training.loop import Loop
-from experiments.training.procedure import AbstractProcedure, MakeModel, Model, load, on_device
+from experiments.training.procedure import AbstractProcedure, MakeModel, Model, load_data, on_device
 from experiments.training.program import Program
 from experiments.training.seeds import SeedAxis, over_seeds
 from experiments.training.step import Mixing, Streams
@@ -62,8 +63,8 @@ class GradientDescent(AbstractProcedure):
             "evaluate_every",
             "evaluate_batch_size",
         ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: got {getattr(self, name)}; expected at least 1")
+            if not 1 <= getattr(self, name) < 2**31:
+                raise ValueError(f"{name}: got {getattr(self, name)}; expected 1 to 2³¹−1")
         if not self.checkpoint_seconds > 0:
             raise ValueError(
                 f"checkpoint_seconds: got {self.checkpoint_seconds}; expected a positive number"
@@ -84,8 +85,28 @@ class GradientDescent(AbstractProcedure):
                 f"{valid}"
             )
 
+    def load(self, task: AbstractTask, make_model: MakeModel) -> Data:
+        data = load_data(task)
+        _check_batch("train.batch_size", self.batch_size, data.train)
+        if self.mixing != "none":
+            if data.auxiliary is None:
+                raise ConfigError(
+                    f"train.mixing: got {self.mixing!r}, but this task has no auxiliary stream; "
+                    "expected 'none' (the word problem has one unless auxiliary_length is null)"
+                )
+            _check_batch("train.auxiliary_batch_size", self.auxiliary_batch_size, data.auxiliary)
+        return data
+
+    def check_saved(self, description: Mapping[str, Any]) -> None:
+        said = schema.check(schema.Training, description["procedure"])
+        steps = description["config"].get("train", {}).get("steps", self.steps)
+        step, evaluated = said["step"], said["evaluated"]
+        if not evaluated <= step <= steps:
+            raise ValueError(f"step: got {step}; expected {evaluated} to {steps}")
+
     def run(
         self,
+        data: Data,
         task: AbstractTask,
         make_model: MakeModel,
         optimizer: optax.GradientTransformation,
@@ -93,8 +114,7 @@ class GradientDescent(AbstractProcedure):
         logger: AbstractLogger,
         rundir: RunDirectory,
     ) -> Mapping[str, Any]:
-        data = load(task)
-        streams = self._streams(data)
+        streams = self.streams(data)
         baselines = task.baselines(data)
         program = Program(self, task, make_model, optimizer, seeds)
         streams, validation = program.layout.replicate((streams, on_device(data.validation)))
@@ -103,19 +123,15 @@ class GradientDescent(AbstractProcedure):
         loop.keep_models()
         return loop.summary() | {"baselines": baselines}
 
-    def _streams(self, data: Data) -> Streams:
-        """The training data on the device; the sizes of batches are checked here."""
-        _check_batch("train.batch_size", self.batch_size, data.train)
-        auxiliary = None
-        if self.mixing != "none":
-            if data.auxiliary is None:
-                raise ConfigError(
-                    f"train.mixing: got {self.mixing!r}, but this task has no auxiliary stream; "
-                    "expected 'none' (the word problem has one unless auxiliary_length is null)"
-                )
-            _check_batch("train.auxiliary_batch_size", self.auxiliary_batch_size, data.auxiliary)
-            auxiliary = on_device(data.auxiliary)
-        return Streams(on_device(data.train), auxiliary, self.batch_size, self.auxiliary_batch_size)
+    def streams(self, data: Data) -> Streams:
+        """The training data on the device."""
+        auxiliary = None if self.mixing == "none" else data.auxiliary
+        return Streams(
+            on_device(data.train),
+            None if auxiliary is None else on_device(auxiliary),
+            self.batch_size,
+            self.auxiliary_batch_size,
+        )
 
 
 def _check_batch(name: str, batch_size: int, split: Split) -> None:

@@ -61,7 +61,7 @@ def program_of(overrides: Sequence[str], seeds: Sequence[int]) -> Training:
     procedure = run.procedure
     assert isinstance(procedure, GradientDescent)
     program = Program(procedure, run.task, run.make_model, run.optimizer, run.seeds)
-    streams = procedure._streams(run.task.load())
+    streams = procedure.streams(run.task.load())
     return Training(run.make_model(jax.random.key(0)), program, program.init(streams), streams)
 
 
@@ -75,7 +75,7 @@ def loop(options: Options) -> list[Row]:
     program: Any = Program(procedure, run.task, run.make_model, run.optimizer, run.seeds)
     logger = MemoryLogger()
     logger.open(run.info)
-    streams, validation = procedure._streams(data), on_device(data.validation)
+    streams, validation = procedure.streams(data), on_device(data.validation)
     count, memory = [0], []
 
     def counted(progress: Any, streams: Any, n: Any) -> Any:
