@@ -220,7 +220,7 @@ def run_name(plain: Mapping[str, Any], choices: Mapping[str, str]) -> str:
 def _resolved(config: Any) -> dict[str, Any]:
     """The configuration as plain data, without references and absent keys."""
     try:
-        return _present(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
+        return present(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
     except OmegaConfBaseException as error:
         key = str(getattr(error, "full_key", None) or "configuration")
         if isinstance(error, MissingMandatoryValue):
@@ -245,11 +245,11 @@ def _without_secrets(config: Any, plain: dict[str, Any]) -> dict[str, Any]:
     return plain | {key: shown[key] for key in UNRELATED if key in shown}
 
 
-def _present(node: Any) -> Any:
+def present(node: Any) -> Any:
     """The same data without the keys that are absent."""
     if not isinstance(node, dict):
         return node
-    return {key: _present(value) for key, value in node.items() if value != ABSENT}
+    return {key: present(value) for key, value in node.items() if value != ABSENT}
 
 
 def _check_top(plain: Mapping[str, Any], choices: Mapping[str, str]) -> None:

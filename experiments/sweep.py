@@ -4,22 +4,28 @@ The directory of a cell is named by its identity, so that the same sweep given a
 has done: finished cells are passed over, failed and interrupted ones are tried again.
 """
 
+import copy
+import functools
 import os
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.core_plugins import basic_sweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, OverrideType
+from hydra.core.plugins import Plugins
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from experiments.config import run_name
-from experiments.results.files import CHECKPOINTS, ERROR, SUMMARY, read_summary
-from experiments.results.identity import SWEEP_CODE, code_version, identity_of
+from experiments.config import present, run_name
+from experiments.places import CONFIGS
+from experiments.results.files import CHECKPOINTS, CONFIG, ERROR, SUMMARY, read_summary, read_yaml
+from experiments.results.identity import SWEEP_CODE, code_version, configuration_of, identity_of
 from experiments.rundir import is_running
 from experiments.training import checkpoint
 from experiments.usage import explain
@@ -28,7 +34,7 @@ from experiments.usage import explain
 def _cell(*, _root_: Any) -> str:
     """`${cell:}` is the directory of a run in a sweep: its name and its identity."""
     task = OmegaConf.masked_copy(_root_, [key for key in _root_ if key != "hydra"])
-    plain: Any = OmegaConf.to_container(task, resolve=True)
+    plain = present(OmegaConf.to_container(task, resolve=True))
     return f"{run_name(plain, _root_.hydra.runtime.choices)}-{identity_of(plain)}"
 
 
@@ -40,7 +46,8 @@ class Outcome:
     """What a cell's directory tells.
 
     Attributes:
-        state: "finished", "failed", "interrupted", "running" or "not run".
+        state: "finished", "failed", "interrupted", "running", "not run" or, if it cannot be
+            composed, "refused".
         note: the metric of a finished cell, the reason of a failed one, or how far it came.
         seconds: of training, if finished.
     """
@@ -72,6 +79,17 @@ def outcome(directory: Path) -> Outcome:
     return Outcome("not run")
 
 
+def _is_whole(directory: Path) -> bool:
+    """Whether a finished cell is the one that its directory is named after, by what it says."""
+    try:
+        summary = read_summary(directory / SUMMARY)
+        config = read_yaml(directory / CONFIG)
+    except (OSError, ValueError):
+        return False
+    named = directory.name.rpartition("-")[2] == summary.get("identity")
+    return named and configuration_of(config) == summary.get("configuration")
+
+
 def _failed(result: Any) -> bool:
     return result.get("failed_at") is not None
 
@@ -83,6 +101,7 @@ class SweepReport(Callback):
 
     def __init__(self) -> None:
         self.cells: list[tuple[str, Path | None, str]] = []
+        self._passed_over: set[tuple[str, ...]] = set()
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Lists the cells, with their directories or why they have none."""
@@ -90,14 +109,28 @@ class SweepReport(Callback):
         jobs = _jobs(config)
         common = set.intersection(*map(set, jobs))
         names = [" ".join(o for o in job if o not in common) or "the only cell" for job in jobs]
-        self.cells = [(name, *_place(config, job)) for name, job in zip(names, jobs, strict=True)]
+        places = Places(config)
+        self.cells = [(name, *places.find(job)) for name, job in zip(names, jobs, strict=True)]
         SweepReport.current = self
         words = {"finished": "finished before, passed over", "failed": "failed before, tried again",
                  "interrupted": "interrupted before, resumed", "not run": "new",
-                 "running": "running elsewhere, left alone"}  # fmt: skip
-        counts = Counter(self._outcome(cell).state for cell in self.cells)
+                 "running": "running elsewhere, left alone", "refused": "refused"}  # fmt: skip
+        outcomes = [self._outcome(cell) for cell in self.cells]
+        self._passed_over = {
+            tuple(job)
+            for job, cell, found in zip(jobs, self.cells, outcomes, strict=True)
+            if cell[1] is None or (found.state == "finished" and _is_whole(cell[1]))
+        }
+        for _, path, why in self.cells:
+            if path is None:
+                print(f"error: {why}", file=sys.stderr, flush=True)
+        counts = Counter(found.state for found in outcomes)
         found = [f"{n} {words[state]}" for state, n in counts.items()]
         print(f"Sweep:    {len(self.cells)} cells: {'; '.join(found)}", flush=True)
+
+    def is_to_run(self, job: Sequence[str]) -> bool:
+        """Whether a cell has something to do, or to say: not if it has finished, or cannot be."""
+        return tuple(job) not in self._passed_over
 
     def conclude(self) -> int:
         """Prints a table of the cells; returns 1 if any is not finished, else 0."""
@@ -116,10 +149,37 @@ class SweepReport(Callback):
     @staticmethod
     def _outcome(cell: tuple[str, Path | None, str]) -> Outcome:
         _, path, why = cell
-        return Outcome("failed", why) if path is None else outcome(path)
+        return Outcome("refused", why) if path is None else outcome(path)
 
 
-def _jobs(config: DictConfig) -> list[Sequence[str]]:
+_plugins = Plugins.instance()  # the first time, it loads the modules of plugins anew
+_NAME = f"{basic_sweeper.__name__}.BasicSweeper"
+BasicSweeper: Any = _plugins.class_name_to_class[_NAME]
+
+
+class Sweeper(BasicSweeper):
+    """Hydra's own, for large sweeps: each cell is composed once before it runs, not three times,
+    and the cells that have finished are left out."""
+
+    def split_arguments(
+        self, overrides: list[Override], max_batch_size: int | None
+    ) -> list[list[list[str]]]:
+        """The cells to run, in batches."""
+        (jobs,) = BasicSweeper.split_arguments(overrides, None)
+        if SweepReport.current is not None:
+            jobs = [job for job in jobs if SweepReport.current.is_to_run(job)]
+        size = max_batch_size or max(1, len(jobs))
+        return [jobs[i : i + size] for i in range(0, len(jobs), size)]
+
+    def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
+        """`SweepReport` has done so."""
+
+
+# Hydra instantiates plugins of its own packages only, so ours goes by the name of the one it is.
+_plugins.class_name_to_class[_NAME] = Sweeper
+
+
+def _jobs(config: DictConfig) -> list[list[str]]:
     """The overrides of each cell, as Hydra's own sweeper splits them."""
     loader = GlobalHydra.instance().config_loader()
     parameters = config.hydra.sweeper.get("params") or {}
@@ -130,11 +190,46 @@ def _jobs(config: DictConfig) -> list[Sequence[str]]:
     return [job for batch in BasicSweeper.split_arguments(parsed, None) for job in batch]
 
 
-def _place(config: DictConfig, overrides: Sequence[str]) -> tuple[Path | None, str]:
-    """A cell's directory, or why it has none."""
-    try:
-        loader = GlobalHydra.instance().config_loader()
-        job = loader.load_sweep_config(config, list(overrides))
-        return Path(job.hydra.sweep.dir) / job.hydra.sweep.subdir, ""
-    except Exception as error:  # whatever is wrong with it is said by the job itself
-        return None, explain(error, overrides)
+class Places:
+    """Where the cells of a sweep are.
+
+    A cell's directory is named by its resolved configuration. To compose one takes Hydra a tenth of
+    a second, so it is done once for all cells that choose the same files, and each cell's values
+    are then set in it as Hydra sets them.
+    """
+
+    def __init__(self, config: DictConfig):
+        self._config = config
+        self._loader: Any = GlobalHydra.instance().config_loader()
+        self._parse = functools.cache(self._parsed)
+        self._compose = functools.cache(self._composed)
+
+    def find(self, job: Sequence[str]) -> tuple[Path | None, str]:
+        """A cell's directory, or why it has none."""
+        overrides = [self._parse(text) for text in job]
+        chosen = tuple(o.input_line for o in overrides if not _is_value(o))
+        try:
+            cell = copy.deepcopy(self._compose(chosen))
+            for override in filter(_is_value, overrides):
+                OmegaConf.update(cell, override.key_or_group, override.value(), merge=True)
+            return Path(cell.hydra.sweep.dir) / cell.hydra.sweep.subdir, ""
+        except Exception:  # what is wrong with it, Hydra says better
+            pass
+        try:
+            cell = self._loader.load_sweep_config(self._config, list(job))
+            return Path(cell.hydra.sweep.dir) / cell.hydra.sweep.subdir, ""
+        except Exception as error:
+            return None, explain(error, job)
+
+    def _parsed(self, text: str) -> Override:
+        return OverridesParser.create(config_loader=self._loader).parse_override(text)
+
+    def _composed(self, overrides: tuple[str, ...]) -> DictConfig:
+        return self._loader.load_sweep_config(self._config, list(overrides))
+
+
+def _is_value(override: Override) -> bool:
+    """Whether it sets a value of the run, rather than choose a file, or add or delete a key."""
+    key = override.key_or_group
+    plain = override.type is OverrideType.CHANGE and override.package is None
+    return plain and not key.startswith("hydra") and not Path(CONFIGS, key).is_dir()

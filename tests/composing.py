@@ -4,7 +4,7 @@ from pathlib import Path
 
 from experiments import config
 from experiments.config import Run, compose_plain, compose_run
-from experiments.loggers import MemoryLogger
+from experiments.loggers import LocalLogger, MemoryLogger
 from experiments.rundir import RunDirectory
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "compose_plain",
     "compose_run",
     "execute",
+    "keep",
 ]
 
 CONFIGS = Path(config.CONFIGS)
@@ -30,6 +31,22 @@ def execute(run: Run) -> tuple[MemoryLogger, dict]:
             data, run.task, run.make_model, run.optimizer, run.seeds, logger, rundir
         )
     return logger, dict(summary)
+
+
+def keep(run: Run) -> dict:
+    """Runs it as the command does, leaving its files in its directory; returns the summary."""
+    logger = LocalLogger()
+    data = run.procedure.load(run.task, run.make_model)
+    with RunDirectory(run.info.directory, run.info.config) as rundir:
+        logger.open(run.info)
+        summary = rundir.finish(
+            run.procedure.run(
+                data, run.task, run.make_model, run.optimizer, run.seeds, logger, rundir
+            )
+        )
+        logger.finish(summary)
+        logger.close()
+    return summary
 
 
 TINY_A5 = ["task=word_problem", "task.group=S3", "task.length=4", "task.samples=400"]
