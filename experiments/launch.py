@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from experiments.analysis.plan import AbstractChain, Job
+from experiments.analysis.settings import check_settings
 from experiments.errors import Interrupted, exit_code_of
-from experiments.prescribed import check_settings, prescribed
+from experiments.prescribed import prescribed
 from experiments.results.files import SUMMARY
 from experiments.results.records import RunResult, SeedResult, merge, read_run, runs_below
 from experiments.rundir import is_running

@@ -6,44 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from experiments.analysis.settings import cell_overrides, changed_settings
 from experiments.config import compose_plain
 from experiments.places import CONFIGS
-from experiments.results.cells import Cell
-from experiments.results.records import RunResult, describe
-
-TASKS = {2: "area", 3: "volume"}
-"""The tasks of Figure 1, by dimension."""
-
-FREE = (
-    *("train.steps", "train.stop_at", "train.evaluate_every", "train.evaluate_batch_size"),
-    *("train.seed_axis", "readout.batch_size"),
-)
-"""What may differ among runs of a cell: how long they are, how often validated, and how many
-examples and seeds a device computes at once."""
+from experiments.results.cells import Cell, is_signature
+from experiments.results.records import describe
 
 _hydra = threading.Lock()  # it composes one configuration at a time
-
-
-def cell_overrides(
-    figure: str, size: int, depth: int, nonlinear: bool = False, width: int | None = None
-) -> list[str]:
-    """What makes an experiment of a figure one of its cells, as on the command line.
-
-    Arguments:
-        figure: "figure1", "figure2", or "width", whose experiment is Figure 1's.
-        size: the length, or the dimension.
-        width: if it is not the experiment's own.
-
-    Raises:
-        ValueError: for a dimension that Figure 1 has not.
-    """
-    if figure == "figure2":
-        return [f"task.length={size}", f"model.depth={depth}"]
-    if size not in TASKS:
-        raise ValueError(f"task.dimension: got {size}; expected {' or '.join(map(str, TASKS))}")
-    chosen = [f"task={TASKS[size]}"] + ([f"model.depth={depth}"] if depth > 1 else [])
-    chosen += ["model.activation=gelu"] if nonlinear else []
-    return chosen + ([] if width is None else [f"model.d_model={width}", "published=null"])
 
 
 def prescribed(
@@ -72,24 +41,17 @@ def prescribed(
     return {**found, "task.length": cell.size}
 
 
-def check_settings(run: RunResult, wanted: Mapping[str, Any]) -> None:
-    """Refuses a run that was not made with the settings `prescribed`, but for `FREE` ones.
-
-    Raises:
-        ValueError: naming the settings that are others.
-    """
-    others = [
-        f"{key}: got {_shown(run.settings, key)}; expected {_shown(wanted, key)}"
-        for key in dict.fromkeys([*wanted, *run.settings])
-        if key not in FREE and _shown(run.settings, key) != _shown(wanted, key)
-    ]
-    if others:
-        more = f"; and {len(others) - 3} more" if len(others) > 3 else ""
-        raise ValueError(f"{run.source}: {'; '.join(others[:3])}{more}")
-
-
-def _shown(settings: Mapping[str, Any], key: str) -> str:
-    return repr(settings[key]) if key in settings else "nothing"
+def changes_of(config: Mapping[str, Any]) -> list[str] | None:
+    """What of a run's configuration is not as its experiment prescribes; None if it is of none."""
+    run = describe(config, "")
+    if run.preset not in ("figure1", "figure2", "small"):
+        return None
+    figure = "figure1" if is_signature(config["task"]) else "figure2"
+    try:
+        wanted = prescribed(figure, run.cell, small=run.preset == "small")
+    except ValueError as error:
+        return [str(error)]
+    return changed_settings(run.settings, wanted)
 
 
 @functools.cache

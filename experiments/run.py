@@ -31,6 +31,7 @@ from experiments.errors import (
     exit_code_of,
 )
 from experiments.places import CONFIGS
+from experiments.prescribed import changes_of
 from experiments.provenance import provenance
 from experiments.report import conclude, introduce
 from experiments.results.files import ERROR, OVERRIDES, SUMMARY, atomic
@@ -107,7 +108,9 @@ def _run(config: DictConfig, settings: Any, directory: Path) -> bool:
                 data, run.task, run.make_model, run.optimizer, run.seeds, run.logger, rundir
             )
             rundir.interruption.settle()
-            summary = rundir.finish({**summary, "parameters": run.parameters})
+            others = changes_of(run.info.config)
+            extra = {"parameters": run.parameters, "changed_settings": others}
+            summary = rundir.finish({**summary, **extra})
             run.logger.finish({**summary, **where})
         except Interrupted:
             run.logger.interrupt()
@@ -277,8 +280,13 @@ def _hydra_raises() -> Iterator[None]:
             os.environ["HYDRA_FULL_ERROR"] = before
 
 
-if __name__ == "__main__":
+def entry() -> int:
+    """The command as a process: of `python experiments/run.py`, and of an installed package."""
     # The installed module's function, not this script's, so that launchers can import it by name.
-    from experiments.run import command as entry
+    from experiments.run import command as imported
 
-    sys.exit(entry(sys.argv[1:]))
+    return imported(sys.argv[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(entry())

@@ -27,6 +27,7 @@ from experiments.analysis.tables import (
 )
 from experiments.analysis.verdicts import compare_published
 from experiments.analysis.wandb_runs import wandb_runs
+from experiments.prescribed import prescribed
 from experiments.results.records import merge, merge_newest, read_runs
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -66,7 +67,7 @@ def depths(options: argparse.Namespace) -> int:
 
 def published(options: argparse.Namespace) -> int:
     """The subcommand `published`."""
-    comparison = compare_published(options.results)
+    comparison = compare_published(options.results, prescribed)
     ran1 = [row for row in comparison.figure1 if row.seeds or row.note or not options.ran]
     ran2 = [row for row in comparison.figure2 if row.seeds or row.note or not options.ran]
     curves, blocks = [curve_columns(row) for row in ran1], [depth_columns(row) for row in ran2]

@@ -32,9 +32,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.analysis.plan import AbstractChain, chains
+from experiments.analysis.settings import FREE
 from experiments.errors import Interrupted
 from experiments.launch import JobError, Launcher
-from experiments.prescribed import FREE
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -115,7 +115,7 @@ class AbstractTask(abc.ABC):
 
     def join(
         self,
-        pieces: Sequence[Mapping[str, Float[np.ndarray, "examples *positions"]]],
+        pieces: Sequence[Mapping[str, Float[np.ndarray, "examples ..."]]],
         counts: Sequence[Float[np.ndarray, "examples"]],
     ) -> dict[str, np.ndarray]:
         """Returns the `statistics` of whole sequences from those of their pieces, in order.

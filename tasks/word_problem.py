@@ -184,7 +184,7 @@ class WordProblem(AbstractTask):
 
     def join(
         self,
-        pieces: Sequence[Mapping[str, Float[np.ndarray, "examples *positions"]]],
+        pieces: Sequence[Mapping[str, Float[np.ndarray, "examples ..."]]],
         counts: Sequence[Float[np.ndarray, "examples"]],
     ) -> dict[str, np.ndarray]:
         """Returns the statistics of whole sequences: one is right if each of its pieces is."""

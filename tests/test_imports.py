@@ -1,6 +1,8 @@
 """The one-way flow: who may import whom, read from the source without running it."""
 
 import ast
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -21,11 +23,17 @@ CONCRETE = {"ssm.mixers", "ssm.cde"}
 ABSTRACT = {"ssm.mixers.base", "ssm.cde.base", "tasks.base"}
 """What experiments know of them: not families, solvers or tasks, but what these have in common."""
 
+OF_RESULTS = {"experiments.results", "experiments.analysis", "experiments.places"}
+OUTSIDE_OF_RESULTS = {"numpy", "yaml", "pydantic", "matplotlib", "wandb"}
+"""All that results and their analysis import beside the standard library: no JAX, no Hydra."""
+
 PALLAS = "jax.experimental.pallas"
 KERNEL = "ssm/scans/kernel.py"
+BY_NAME = "experiments/trust.py"
+"""Imports what a configuration names, once it has checked the name."""
 
 
-def imported(source: str, package: str) -> set[str]:
+def imported(source: str, package: str, by_name: bool = False) -> set[str]:
     """The full names of all modules that a module of `package` imports, anywhere in it.
 
     Of `from a import b` they are a and a.b, for b may be a module.
@@ -44,8 +52,9 @@ def imported(source: str, package: str) -> set[str]:
             names |= {base} | {f"{base}.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.Call) and _called(node.func) in ("import_module", "__import__"):
             name = node.args[0] if node.args else None
-            assert isinstance(name, ast.Constant), f"line {node.lineno}: imports what it computes"
-            names.add(str(name.value))
+            literal = isinstance(name, ast.Constant)
+            assert literal or by_name, f"line {node.lineno}: imports what it computes"
+            names |= {str(name.value)} if literal else set()
     return names
 
 
@@ -61,13 +70,19 @@ def within(name: str, modules: set[str]) -> bool:
 def wrong_imports(path: str, source: str, concrete: set[str]) -> set[str]:
     """What a file may not import; its path is from the root, such as ssm/scans/kernel.py."""
     room, *_ = parts = path.split("/")
-    names = imported(source, ".".join(parts[:-1]))
+    names = imported(source, ".".join(parts[:-1]), by_name=path == BY_NAME)
     wrong = {name for name in names if within(name, FORBIDDEN.get(room, set()))}
     if room == "ssm":
         allowed = OF_SSM | set(sys.stdlib_module_names)
         wrong |= {name for name in names if name.partition(".")[0] not in allowed}
     if room == "experiments":
         wrong |= {n for n in names if within(n, CONCRETE | concrete) and not within(n, ABSTRACT)}
+    if path.startswith(("experiments/results/", "experiments/analysis/")):
+        outside = OUTSIDE_OF_RESULTS | set(sys.stdlib_module_names)
+        allowed = OF_RESULTS - ({"experiments.analysis"} if "/results/" in path else set())
+        here = {name for name in names if within(name, {"experiments"})} - {"experiments"}
+        wrong |= {name for name in here if not within(name, allowed)}
+        wrong |= {name for name in names - here if name.partition(".")[0] not in outside}
     if path != KERNEL:
         wrong |= {name for name in names if within(name, {PALLAS})}
     return wrong
@@ -91,6 +106,15 @@ def test_rooms_import_only_what_they_may(room):
         path = file.relative_to(ROOT).as_posix()
         wrong = wrong_imports(path, file.read_text(encoding="utf-8"), tasks)
         assert not wrong, f"{path} imports {sorted(wrong)}"
+
+
+def test_a_figure_is_drawn_without_jax_or_hydra():
+    program = "import sys, figures\nprint([m for m in ('jax', 'hydra') if m in sys.modules])"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "scripts")}
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment
+    )
+    assert done.stdout == "[]\n"
 
 
 def test_the_kernel_is_where_pallas_is():
@@ -145,6 +169,12 @@ def test_the_modules_of_ssm_import_one_another_without_a_circle():
         ("ssm/a.py", f"from {PALLAS} import triton", {PALLAS, f"{PALLAS}.triton"}),
         ("ssm/scans/a.py", "import jax.experimental.pallas.triton", {f"{PALLAS}.triton"}),
         ("tasks/a.py", f"import {PALLAS}", {PALLAS}),
+        ("experiments/results/a.py", "import jax", {"jax"}),
+        ("experiments/results/a.py", "from experiments.results.b import c\nimport yaml", set()),
+        ("experiments/results/a.py", "import experiments.analysis.b", {"experiments.analysis.b"}),
+        ("experiments/analysis/a.py", "import hydra", {"hydra"}),
+        ("experiments/analysis/a.py", "import experiments.config", {"experiments.config"}),
+        ("experiments/analysis/a.py", "import matplotlib.pyplot, experiments.places", set()),
         (KERNEL, f"import {PALLAS}\nfrom jax.experimental.pallas import triton", set()),
         ("tasks/a.py", "from ssm import init", {"ssm", "ssm.init"}),
         ("tasks/a.py", "from .base import x\nfrom . import groups\nimport signax", set()),

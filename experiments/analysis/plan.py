@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import final
 
 from experiments.analysis.depths import minimum_depths
-from experiments.prescribed import TASKS, cell_overrides
+from experiments.analysis.settings import TASKS, cell_overrides
 from experiments.results.cells import Cell
 from experiments.results.published import read_figure1, read_figure2
 from experiments.results.records import Group

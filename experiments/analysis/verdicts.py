@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.analysis.depths import Depth, minimum_depths, outcome
-from experiments.analysis.groups import middle_and_range, paper_groups, settings_note
+from experiments.analysis.groups import Prescribed, middle_and_range, paper_groups, settings_note
 from experiments.results.published import (
     PublishedCurve,
     PublishedDepth,
@@ -77,7 +77,7 @@ class Comparison:
     unpublished: list[str]
 
 
-def compare_published(results: Path) -> Comparison:
+def compare_published(results: Path, prescribed: Prescribed | None = None) -> Comparison:
     """The paper's cells beside the runs of a folder of results.
 
     Raises:
@@ -85,7 +85,7 @@ def compare_published(results: Path) -> Comparison:
     """
     curves = read_figure1(results / "published" / "figure1.csv")
     depths = read_figure2(results / "published" / "figure2.csv")
-    ours1, ours2 = paper_groups(results, "figure1"), paper_groups(results, "figure2")
+    ours1, ours2 = (paper_groups(results, figure, prescribed) for figure in ("figure1", "figure2"))
     lengths = sorted({row.length for row in depths})
     known = [g for g in ours1 if any(_is_of_curve(g, row) for row in curves)]
     known += [g for g in ours2 if any(_is_of_depth(g, row) for row in depths)]

@@ -52,6 +52,7 @@ class RunResult:
         threshold: past which a seed is solved and stops, or None.
         baselines: what trivial predictors reach; empty if the run is unfinished.
         settings: the configuration, keys joined by dots, less what changes nothing.
+        changed_settings: what is not as its experiment prescribes, as the run recorded it.
         changed: when its results were last written, in seconds since 1970; 0 if that is not known.
     """
 
@@ -63,6 +64,7 @@ class RunResult:
     baselines: Mapping[str, float]
     settings: Mapping[str, Any]
     seeds: tuple[SeedResult, ...]
+    changed_settings: tuple[str, ...] = ()
     changed: float = 0.0
 
 
@@ -138,7 +140,10 @@ def read_run(directory: Path) -> RunResult:
         with reading(summary_path):
             summary = mapping(read_json(summary_path))
             baselines = {key: float(value) for key, value in summary["baselines"].items()}
-            run = dataclasses.replace(run, metric=str(summary["metric"]), baselines=baselines)
+            others = tuple(map(str, summary.get("changed_settings") or ()))
+            run = dataclasses.replace(
+                run, metric=str(summary["metric"]), baselines=baselines, changed_settings=others
+            )
     curves: dict[int, list[tuple[int, float, float]]] = {}
     if summary is not None or (directory / METRICS).exists():
         with reading(directory / METRICS):

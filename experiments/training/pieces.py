@@ -104,7 +104,7 @@ def mean_statistics(reader: PieceReader, model: Model, split: Split) -> dict[str
     for found in reader(model, split):
         for name, values in found.items():
             sums[name] = sums.get(name, 0.0) + np.sum(values, axis=0, dtype=np.float64)
-    return {name: total / len(split.inputs) for name, total in sums.items()}
+    return {name: np.asarray(total / len(split.inputs)) for name, total in sums.items()}
 
 
 def _widened(part: np.ndarray) -> np.ndarray:

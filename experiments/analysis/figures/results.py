@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from experiments.analysis.groups import paper_groups
-from experiments.prescribed import TASKS
+from experiments.analysis.settings import TASKS
 from experiments.results.cells import Cell
 from experiments.results.published import PublishedCurve, PublishedDepth, read_figure1, read_figure2
 from experiments.results.records import Group, merge, read_runs
