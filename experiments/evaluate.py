@@ -37,6 +37,7 @@ from experiments.loading import LoadedRun, load_run
 from experiments.loggers.evaluations import log_evaluations
 from experiments.results.files import EVALUATIONS, Record, dumps
 from experiments.rundir import is_running
+from experiments.streams import make_steady
 from experiments.trust import trust
 from experiments.usage import explain
 
@@ -78,6 +79,7 @@ class Request:
 
 def command(arguments: Sequence[str]) -> int:
     """The whole command line; returns the exit code, see `experiments.errors`."""
+    make_steady()
     if not arguments or set(arguments) & {"-h", "--help"}:
         print(__doc__.strip())
         return 0 if arguments else ConfigError.exit_code
@@ -235,5 +237,10 @@ def _append(directory: Path, outcome: Outcome) -> None:
         file.write("".join(f"{line}\n" for line in lines))
 
 
+def entry() -> int:
+    """The command as a process."""
+    return command(sys.argv[1:])
+
+
 if __name__ == "__main__":
-    sys.exit(command(sys.argv[1:]))
+    sys.exit(entry())

@@ -132,18 +132,16 @@ def _choose(data: Data, split: str | None, *, own: bool) -> tuple[str, Split]:
 
 def _seen(run: LoadedRun, examples: Split) -> int | None:
     """How many of other data's sequences the run was trained on."""
-    if examples.inputs.dtype.kind != "f" and len(examples.inputs[0]) > run.task.length:
+    shape = examples.inputs.shape[1:]
+    if shape[0] > run.task.length:  # a second stream is of shorter ones
         return 0
     try:
         data = load_data(run.task)
     except (ConfigError, EnvironmentFault):
         return None
     streams = [data.train, *([] if data.auxiliary is None else [data.auxiliary])]
-    shape = examples.inputs.shape[1:]
-    trained_on = {
-        row.tobytes() for stream in streams if stream.inputs.shape[1:] == shape
-        for row in stream.inputs
-    }  # fmt: skip
+    alike = [stream.inputs for stream in streams if stream.inputs.shape[1:] == shape]
+    trained_on = {row.tobytes() for inputs in alike for row in inputs}
     return sum(row.tobytes() in trained_on for row in examples.inputs)
 
 
@@ -158,8 +156,9 @@ def _metrics(
             f"piece: got {piece} for sequences of length {length}; expected at least that, for "
             "the run's models have no `init` and `read`"
         )
-    usual = run.config["train"]["evaluate_batch_size"] * run.task.length
-    batch_size = max(1, max(LEAST_POSITIONS, usual) // min(piece, length))
+    usual = run.config.get("train", {}).get("evaluate_batch_size")
+    positions = usual * run.task.length if type(usual) is int else 0
+    batch_size = max(1, max(LEAST_POSITIONS, positions) // min(piece, length))
 
     if not run.predictors:
         reader = PieceReader(task, task.statistics, piece, batch_size)

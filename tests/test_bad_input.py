@@ -64,7 +64,7 @@ USAGE: dict[str, tuple[list[str], list[str]]] = {
     ),
     "an experiment without its plus": (["experiment=figure2/mamba"], ["+experiment=figure2/mamba"]),
     "a preset": (["quick=fast"], ["quick: got 'fast'", "signature"]),
-    "a preset of a pair": (["quick/pair=a5-rnn2"], ["quick/pair: got 'a5-rnn2'", "a5-mamba"]),
+    "a preset of a pair": (["quick/pair=a5-rnn2"], ["quick/pair: got 'a5-rnn2'", "-mamba"]),
     "a launcher": (["hydra/launcher=cloud"], ["hydra/launcher", "cloud", "slurm"]),
     "two models": (["model=[mamba,s4]"], ["model=[mamba,s4]", "expected one option"]),
     "no model": (["model=null"], ["model=null", "expected one option"]),
@@ -247,7 +247,7 @@ USAGE: dict[str, tuple[list[str], list[str]]] = {
         ["model.pooling: got 'none'", "'last'"],
     ),
     "tokens without an encoder": (
-        ["+experiment=figure1/linear_cde", "task=a5", "published=null"],
+        ["+experiment=figure1/linear_cde", "task=a5", "published=null", "~task.n_paths"],
         ["model: vocabulary: got 60", "real inputs"],
     ),
     "blocks of a model without": (

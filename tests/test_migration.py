@@ -80,4 +80,6 @@ def test_kept_results_are_unedited_and_only_named_keys_move():
         *("model.positions", "model.products"),
         *("model.mixer.form", "model.mixer.dt", "model.mixer.log_real", "model.mixer.real_normal"),
         "model.mixer.solver.form",
+        *("options.task", "options.model"),
+        *(f"{node}._target_" for node in ("train", "readout", "optimizer")),
     }

@@ -182,7 +182,7 @@ def test_written_words_are_read_back(data, tmp_path):
 
 def damage(data: st.DataObject, contents: bytes) -> bytes:
     """A few bytes replaced, inserted or left out, or the end cut off."""
-    likely = st.sampled_from(list(b"0123456789 ,\n\r-;x\x00\xff"))
+    likely = st.sampled_from(list(b'0123456789 ,\n\r-;"x\x00\xff'))
     for _ in range(data.draw(st.integers(1, 3), "edits")):
         at = data.draw(st.integers(0, max(len(contents) - 1, 0)), "at")
         kind = data.draw(st.sampled_from(["replace", "insert", "delete", "cut"]), "kind")
@@ -198,9 +198,9 @@ def damage(data: st.DataObject, contents: bytes) -> bytes:
 
 def strictly_read(contents: bytes) -> tuple[list[list[int]], list[list[int]]]:
     """Another reader of the format, which says nothing of what is wrong."""
-    text = contents.decode("ascii").replace("\r\n", "\n").replace("\r", "\n")
-    header, *lines, end = text.split("\n")
-    assert (header, end) == ("seed,input,target", "")
+    text = contents.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+    header, *lines = text.replace('"', "").rstrip().split("\n")
+    assert header == "seed,input,target"
     columns = [line.split(",") for line in lines]
     inputs = [[int(token) for token in row[1].split(" ")] for row in columns]
     return inputs, [[int(token) for token in row[2].split(" ")] for row in columns]
@@ -221,10 +221,10 @@ def test_a_damaged_file_is_refused_or_still_right(data, tmp_path):
     except DamagedData as error:
         message = str(error)
     if message is not None:
-        found = re.match(rf"{re.escape(str(path))}, line (\d+): ", message)
+        found = re.match(rf"{re.escape(str(path))}(?:, line (\d+))?: ", message)
         assert found
         lines = len(re.split(rb"\r\n|\r|\n", path.read_bytes()))
-        assert 1 <= int(found[1]) <= max(lines, 2)
+        assert 1 <= int(found[1] or 1) <= max(lines, 2)  # damaged gzip has no lines
         assert "\n" not in message
         return
     read = (words.inputs.tolist(), words.targets.tolist())
