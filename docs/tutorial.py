@@ -110,7 +110,7 @@ figure, axes = plt.subplots(2, 4, figsize=(7, 3.6), layout="constrained")
 for row, (name, cde) in zip(axes, families.items()):
     for ax, t in zip(row, (0, 1, 2, 3)):
         matrix = cde.element(d_omega[t], nothing).transition.matrix()
-        image = ax.imshow(matrix - jnp.eye(6), cmap="RdBu", vmin=-0.5, vmax=0.5)
+        image = ax.imshow(matrix - jnp.eye(6), cmap="RdBu", vmin=-0.25, vmax=0.25)
         ax.set(title=f"{name}, $A_{t + 1} - 1$", xticks=[], yticks=[])
         ax.spines[:].set_visible(False)
 figure.colorbar(image, ax=axes, shrink=0.8)

@@ -37,7 +37,8 @@ from experiments.usage import explain
 from ssm.init import count_parameters
 from tasks.base import AbstractTask
 
-PROCEDURES = ("train", "readout")
+PROCEDURES = {"train": ("train", "optimizer"), "readout": ("readout",)}
+"""The nodes that each procedure has; a run has no others of them."""
 
 
 @dataclass
@@ -159,10 +160,11 @@ def build(config: Any, choices: Mapping[str, str], directory: Path) -> Run:
     seeds = _check_seeds(plain["seeds"])
     _check_published(plain["published"])
     task = instantiate("task", plain["task"], AbstractTask)
-    both = {name: instantiate(name, plain[name], AbstractProcedure) for name in PROCEDURES}
-    procedure = both[plain["procedure"]]
-    _check_optimizer("optimizer", plain["optimizer"])
-    optimizer = instantiate("optimizer", plain["optimizer"], optax.GradientTransformation)
+    procedure = instantiate(plain["procedure"], plain[plain["procedure"]], AbstractProcedure)
+    optimizer = optax.identity()
+    if "optimizer" in plain:
+        _check_optimizer("optimizer", plain["optimizer"])
+        optimizer = instantiate("optimizer", plain["optimizer"], optax.GradientTransformation)
     partial_model = instantiate("model", plain["model"], Callable)
     logger = instantiate("logger", plain["logger"], AbstractLogger)
 
@@ -218,9 +220,9 @@ def run_name(plain: Mapping[str, Any], choices: Mapping[str, str]) -> str:
 
 
 def _resolved(config: Any) -> dict[str, Any]:
-    """The configuration as plain data, without references and absent keys."""
+    """The configuration as plain data, without references, absent keys, and what is not used."""
     try:
-        return present(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
+        return owned(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
     except OmegaConfBaseException as error:
         key = str(getattr(error, "full_key", None) or "configuration")
         if isinstance(error, MissingMandatoryValue):
@@ -245,11 +247,23 @@ def _without_secrets(config: Any, plain: dict[str, Any]) -> dict[str, Any]:
     return plain | {key: shown[key] for key in UNRELATED if key in shown}
 
 
-def present(node: Any) -> Any:
+def owned(plain: Any) -> dict[str, Any]:
+    """A configuration with the nodes of its procedure only, and without keys that are absent."""
+    others = unused_nodes(plain.get("procedure"))
+    return {key: _present(value) for key, value in plain.items() if key not in others}
+
+
+def unused_nodes(procedure: Any) -> list[str]:
+    """The nodes of the other procedures."""
+    used = PROCEDURES.get(procedure, sum(PROCEDURES.values(), ()))
+    return [node for nodes in PROCEDURES.values() for node in nodes if node not in used]
+
+
+def _present(node: Any) -> Any:
     """The same data without the keys that are absent."""
     if not isinstance(node, dict):
         return node
-    return {key: present(value) for key, value in node.items() if value != ABSENT}
+    return {key: _present(value) for key, value in node.items() if value != ABSENT}
 
 
 def _check_top(plain: Mapping[str, Any], choices: Mapping[str, str]) -> None:
@@ -257,7 +271,7 @@ def _check_top(plain: Mapping[str, Any], choices: Mapping[str, str]) -> None:
     known = [f.name for f in fields(RunConfig)]
     if unknown := [key for key in plain if key not in known]:
         raise ConfigError(f"{unknown[0]}: unknown key; a run has {', '.join(known)}")
-    if missing := [key for key in known if key not in plain]:
+    if missing := [key for key in owned({**dict.fromkeys(known), **plain}) if key not in plain]:
         raise ConfigError(f"{missing[0]}: got no value; a run has {', '.join(known)}")
     if plain["version"] != VERSION:
         raise ConfigError(f"version: got {plain['version']!r}; expected {VERSION}, this code's")

@@ -1,10 +1,11 @@
 """What a run says on standard output: who it is, and how it ended."""
 
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments.config import Run
+from experiments.config import Run, unused_nodes
 from experiments.results.files import model_file
 from experiments.results.published import published
 from experiments.rundir import RunDirectory
@@ -36,6 +37,10 @@ def introduce(
         print(f"Resumes from {rundir.restored.path.name}", flush=True)
     for note in rundir.notes:
         print(f"Note:     {note}", flush=True)
+    procedure = run.info.config["procedure"]
+    for override in overrides:
+        if re.split(r"[.=]", override.lstrip("+~"))[0] in unused_nodes(procedure):
+            print(f"Note:     {override} changes nothing, for the procedure is {procedure!r}.")
     depth = run.info.config["model"].get("depth", 1)
     if rundir.summary is None and depth >= DEEP:
         print(f"Note:     {depth} blocks are compiled one by one, which may take minutes.")

@@ -22,7 +22,7 @@ from hydra.core.plugins import Plugins
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from experiments.config import present, run_name
+from experiments.config import owned, run_name
 from experiments.places import CONFIGS
 from experiments.results.files import CHECKPOINTS, CONFIG, ERROR, SUMMARY, read_summary, read_yaml
 from experiments.results.identity import SWEEP_CODE, code_version, configuration_of, identity_of
@@ -34,7 +34,7 @@ from experiments.usage import explain
 def _cell(*, _root_: Any) -> str:
     """`${cell:}` is the directory of a run in a sweep: its name and its identity."""
     task = OmegaConf.masked_copy(_root_, [key for key in _root_ if key != "hydra"])
-    plain = present(OmegaConf.to_container(task, resolve=True))
+    plain = owned(OmegaConf.to_container(task, resolve=True))
     return f"{run_name(plain, _root_.hydra.runtime.choices)}-{identity_of(plain)}"
 
 

@@ -90,7 +90,8 @@ def _composed(*overrides):
 
 
 def _leave(directory, config, curves, finished, failed):
-    metric, stop_at = "rmse" if "word" in config["task"] else "accuracy", config["train"]["stop_at"]
+    metric = "rmse" if "word" in config["task"] else "accuracy"
+    stop_at = config.get("train", {}).get("stop_at")
     logger = LocalLogger()
     logger.open(RunInfo(directory, config, "group", "name", (), tuple(curves)))
     best = max if metric == "accuracy" else min
@@ -109,7 +110,7 @@ def _leave(directory, config, curves, finished, failed):
     if finished:
         baselines = {"rmse_zero": 0.11} if metric == "rmse" else {"accuracy_uniform": 1 / 60}
         summary = {"metric": metric, "seeds": summaries, "baselines": baselines}
-        summary["steps"] = config["train"]["steps"]
+        summary["steps"] = config.get("train", {}).get("steps")
         logger.finish(summary | {"device": {"backend": "cpu", "kind": "a processor"}})
     logger.close()
     return directory

@@ -140,7 +140,8 @@ def test_small_experiments_differ_in_size_alone(experiment, tmp_path):
         assert small["model"].get(key) == paper["model"].get(key)
     assert small["procedure"] == paper["procedure"]
     assert small["seeds"] == paper["seeds"]
-    assert small["train"]["stop_at"] == paper["train"]["stop_at"]
+    if "train" in small:
+        assert small["train"]["stop_at"] == paper["train"]["stop_at"]
     assert small["published"] is None
 
 
@@ -154,9 +155,12 @@ def test_every_experiment_is_the_papers(experiment, tmp_path):
     if experiment.startswith("figure1"):
         assert config["model"]["d_model"] == 256
         assert (config["task"]["n_paths"], config["task"]["length"]) == (100_000, 100)
-        assert config["train"]["steps"] == 401 * 2500
-        assert config["optimizer"]["learning_rate"] == 1e-4
-        assert (config["train"]["batch_size"], config["train"]["mixing"]) == (32, "none")
+        if config["procedure"] == "train":
+            assert config["train"]["steps"] == 401 * 2500
+            assert config["optimizer"]["learning_rate"] == 1e-4
+            assert (config["train"]["batch_size"], config["train"]["mixing"]) == (32, "none")
+        else:
+            assert not {"train", "optimizer"} & config.keys()
         features = {"_target_", "_partial_", "d_model", "mixer"}  # no blocks, no pooling
         if "linear" in experiment:
             assert config["model"].keys() == features

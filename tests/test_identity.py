@@ -78,6 +78,6 @@ def test_differences_name_the_keys_and_both_values(tmp_path):
     found = differences(one, other)
     assert "optimizer.learning_rate: " in " ".join(found)
     assert any(line.endswith("now 0.5") for line in found)
-    assert "model.mixer.d_state: 16, now 'absent'" in found
+    assert "model.mixer.d_state: 4, now 'absent'" in found
     quiet = config(tmp_path, "logger=local", "train.checkpoint_seconds=1", "see_also=x")
     assert not differences(one, quiet)

@@ -9,11 +9,19 @@ import sys
 import types
 from pathlib import Path
 
+import jax
 import pytest
-from composing import CONFIGS, compose_run, execute
+from composing import CONFIGS, TINY_TRAIN, compose_run, execute, keep
+
+from experiments.training.pieces import PieceReader, mean_statistics
+from ssm.mixers import RNN
+from ssm.model import SequenceModel
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 BLOCKS = dict(re.findall(r"<!-- test: (\S+) -->\n```\w+\n(.*?)```", README, flags=re.DOTALL))
+
+
+SNIPPETS = re.findall(r"<!-- run -->\n```python\n(.*?)```", README, flags=re.DOTALL)
 
 
 @pytest.fixture
@@ -39,6 +47,37 @@ def test_the_example_trains(example):
     overrides = [*command.group(1).split(), f"hydra.searchpath=[file://{example}/configs]"]
     _, summary = execute(compose_run(overrides, example))
     assert summary["seeds"]["0"]["final"]["accuracy"] > 4 * summary["baselines"]["accuracy_uniform"]
+
+
+def test_the_example_s_task_is_read_in_pieces(example):
+    """It says nothing of them, and need not."""
+    task = sys.modules["tasks.recall"].Recall(length=9, samples=20)
+    model = SequenceModel(RNN, d_model=4, vocabulary=8, n_outputs=8, key=jax.random.key(0))
+    split = task.load().train
+    whole, pieces = (
+        mean_statistics(PieceReader(task, task.statistics, piece, 16), model, split)
+        for piece in (9, 4)
+    )
+    assert pieces.keys() == whole.keys() == {"loss", "right"}
+    for name, value in whole.items():
+        assert pieces[name] == pytest.approx(value, rel=1e-5)
+
+
+def test_its_python_runs_as_printed(tmp_path, monkeypatch):
+    """In one session, after a short run in the directory that is loaded."""
+    directory = re.search(r'load_run\("(.*?)"\)', README).group(1)
+    short = ["task=a5", "task.samples=100", "model=mamba", "model.d_model=8", *TINY_TRAIN]
+    keep(compose_run([*short, "train.steps=1"], tmp_path / directory))
+    monkeypatch.chdir(tmp_path)
+    session = {}
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # as users have
+        for text in SNIPPETS:
+            exec(compile(text, "README.md", "exec"), session)
+    assert len(SNIPPETS) == 4
+    assert session["y"].shape == (100, 32)
+    assert session["logits"].shape == (60,)
+    final = session["run"].summary["seeds"]["0"]["final"]["accuracy"]
+    assert float(session["accuracy"]) == pytest.approx(final)
 
 
 @pytest.mark.slow

@@ -319,7 +319,7 @@ def test_a_damaged_file_is_one_error_that_names_it(name, text, finished):
 def test_a_configuration_is_plain_data(finished):
     """A tag that would call something is damage."""
     (finished / CONFIG).write_text("a: !!python/object/apply:os.system ['echo called']\n")
-    with pytest.raises(EnvironmentFault, match="config.yaml is damaged"):
+    with pytest.raises(EnvironmentFault, match=r"config\.yaml is damaged"):
         enter(finished, configuration()).__enter__()
 
 

@@ -19,7 +19,7 @@ SWEEPS = [
         "task=a5,area",
         "model=linear_cde,diagonal_cde",
         "task.length=5,6",
-        "++readout.batch_size=5,6",
+        "++model.d_model=5,6",
     ],
     ["+experiment=figure2/mamba,figure2/s4", "task.length=3,4", "model.depth=1,2"],
     ["model=mamba", "model.mixer.variant=core,full", "model.mixer={d_state:4},{d_state:5}"],

@@ -69,7 +69,6 @@ def test_what_a_run_is_made_of_is_allowed(name):
         "+model.mixer.solver={_target_:os.abort}",
         "logger.loggers.progress._target_=shutil.copyfile",
         "train._target_=subprocess.run",
-        "readout._target_=os.system",
     ],
 )
 def test_every_node_is_checked_before_any_is_built(override, tmp_path, monkeypatch):
@@ -96,7 +95,7 @@ def test_a_package_that_the_user_names_is_allowed(tmp_path, monkeypatch):
         trust.find_target("model", "broken.Mixer")
     with pytest.raises(ConfigError, match="mine has no Mixr; expected one of Mixer"):
         trust.find_target("model", "mine.Mixr")
-    with pytest.raises(ConfigError, match="trust: got 'a.b'"):
+    with pytest.raises(ConfigError, match=r"trust: got 'a\.b'"):
         trust.trust("a.b")
 
 
@@ -104,7 +103,8 @@ def test_a_package_that_the_user_names_is_allowed(tmp_path, monkeypatch):
     "override",
     [
         "hydra.callbacks.x._target_=os.abort", "+hydra.job_logging.x=1", "hydra/launcher=slurm",
-        "~hydra.callbacks", "hydra.searchpath=[file:///tmp]", "--config-dir=/tmp", "-m", "hydra@x=y",
+        "~hydra.callbacks", "hydra.searchpath=[file:///tmp]", "--config-dir=/tmp", "-m",
+        "hydra@x=y",
         "logger.loggers.wandb.project=${oc.env:HOME}", "see_also=${oc.decode:'${oc.env:HOME}'}",
         "see_also=${${x}:HOME}", "task.group=${hydra:runtime.cwd}", "see_also=${oc.${y}:HOME}",
     ],

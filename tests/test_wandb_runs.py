@@ -111,10 +111,14 @@ def test_wandb_gives_the_rows_of_the_directories(compare, wandb, tmp_path, capsy
     capsys.readouterr()
 
 
-def test_a_seed_in_wandb_and_in_a_directory_is_twice(compare, wandb, tmp_path, capsys):
+def test_of_a_seed_in_wandb_and_in_a_directory_the_directory_counts(
+    compare, wandb, tmp_path, capsys
+):
     upload(wandb, write_run(tmp_path, {0: PASS}))
-    assert compare.main(["runs", str(tmp_path), "--wandb", "me/mine"]) == 2
-    assert "twice" in capsys.readouterr().err
+    assert compare.main(["runs", str(tmp_path), "--wandb", "me/mine"]) == 0
+    first, second = capsys.readouterr().out.splitlines()[1:]
+    assert f"newest: {tmp_path}" in first
+    assert "older, not counted: " in second
 
 
 def test_wandb_errors_are_short(compare, wandb, capsys):

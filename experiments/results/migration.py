@@ -10,6 +10,7 @@ one version wrote in the words of the next, and nothing else.
 |   | S4, S5 and Mamba name their scan, `form`, and the linear CDE its `dt` |
 |   | the signature task's target `antisymmetric` is called `log_signature` |
 | 3 | procedures and optimisers are below `experiments.training` |
+|   | a run has the nodes of its procedure only: train and optimizer, or readout |
 |   | `options` names the task and the model as they were chosen; before, classes told |
 """
 
@@ -82,7 +83,9 @@ def _to_version_3(config: dict[str, Any]) -> dict[str, Any]:
         if isinstance(node := config.get(name), Mapping) and "_target_" in node
     }
     options = {"task": _task_option(config["task"]), "model": _model_option(config["model"])}
-    return config | moved | {"version": 3, "options": options}
+    others = ("readout",) if config["procedure"] == "train" else ("train", "optimizer")
+    now = config | moved | {"version": 3, "options": options}
+    return {key: value for key, value in now.items() if key not in others}
 
 
 def _task_option(task: Mapping[str, Any]) -> str:
