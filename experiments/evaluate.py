@@ -179,9 +179,11 @@ def _run(request: Request) -> None:
 
 def _introduce(run: LoadedRun) -> None:
     chosen = run.config["options"]
-    steps = ", ".join(f"seed {seed}: {count:,} steps" for seed, count in run.steps.items())
+    how = ", ".join(f"seed {seed}: {count:,} steps" for seed, count in run.steps.items())
+    if run.predictors:
+        how = "frozen features, linear readout"
     print(f"Run:     {run.directory}")
-    print(f"Models:  {chosen['model']}, trained on {chosen['task']} ({steps})")
+    print(f"Models:  {chosen['model']}, trained on {chosen['task']} ({how})")
     if run.summary is None:
         print("         The run is unfinished: these are of its newest checkpoint.")
     print(flush=True)

@@ -158,7 +158,8 @@ def _metrics(
         )
     usual = run.config.get("train", {}).get("evaluate_batch_size")
     positions = usual * run.task.length if type(usual) is int else 0
-    batch_size = max(1, max(LEAST_POSITIONS, positions) // min(piece, length))
+    # Pieces shorter than usual take less memory: they make the batches no larger.
+    batch_size = max(1, max(LEAST_POSITIONS, positions) // min(max(piece, PIECE), length))
 
     if not run.predictors:
         reader = PieceReader(task, task.statistics, piece, batch_size)

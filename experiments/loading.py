@@ -195,6 +195,7 @@ def _parts(make_model: MakeModel) -> tuple[PyTree, PyTree]:
 
 
 def _other_model(summary: Mapping[str, Any] | None) -> str:
+    """What to do about parameters of another model than this code builds."""
     commit = (summary or {}).get("commit")
     made = f", made at commit {commit[:12]}," if isinstance(commit, str) else ""
     return f"restore it, or use the code that the run{made} was of"
@@ -203,9 +204,16 @@ def _other_model(summary: Mapping[str, Any] | None) -> str:
 def _from_file(
     directory: Path, seed: int, shapes: PyTree, summary: Mapping[str, Any] | None
 ) -> PyTree:
-    path = directory / model_file(seed)
+    path = _model_path(directory, seed)
     with _reading(path, _other_model(summary)):
         return checkpoint.load(path, shapes)
+
+
+def _model_path(directory: Path, seed: int) -> Path:
+    path = directory / model_file(seed)
+    with _reading(path, "restore it, or run again (published results have no parameters)"):
+        path.stat()
+    return path
 
 
 def _from_checkpoint(
@@ -254,7 +262,7 @@ def _fitted(
             seeds = [seed for seed in seeds if str(seed) in done]
     found = {}
     for seed in seeds:
-        path = directory / model_file(seed)
+        path = _model_path(directory, seed)
         with _reading(path, _other_model(summary)):
             model, predictor = load_fitted(path, task, make_model)
         found[seed] = eqx.nn.inference_mode(model), predictor

@@ -119,3 +119,29 @@ def test_equal_arguments_give_equal_tasks():
     assert SignatureTask(word=[1, 2]) == SignatureTask(word=(1, 2))
     assert hash(SignatureTask(word=[1, 2])) == hash(SignatureTask(word=(1, 2)))
     assert WordProblem("S5") != WordProblem("A5")
+
+
+@pytest.mark.parametrize("task", [t for t in TASKS if t.per_position], ids=str)
+def test_the_statistics_of_pieces_make_those_of_the_whole(task):
+    targets = jnp.asarray(task.load().train.targets[:5])
+    outputs = jax.random.normal(jax.random.key(0), (*targets.shape, task.n_outputs))
+    outputs += 3 * jax.nn.one_hot(targets, task.n_outputs)  # some are right, some all right
+    pieces = [np.s_[:, :1], np.s_[:, 1:2], np.s_[:, 2:]]
+    found = task.join(
+        [jax.device_get(jax.vmap(task.statistics)(outputs[p], targets[p])) for p in pieces],
+        [np.asarray(jax.vmap(task.count)(targets[p])) for p in pieces],
+    )
+    whole = jax.vmap(task.statistics)(outputs, targets)
+    assert found.keys() == whole.keys()
+    for name, value in whole.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-5, err_msg=name)
+
+
+def test_a_word_problem_is_tested_without_what_belongs_to_its_training():
+    own = {"length": 5, "samples": 10**6, "path": "5.csv", "auxiliary_length": 2, "seed": 3}
+    longer = WordProblem.test_settings(own, {"length": 9})
+    assert longer == own | {"length": 9, "samples": 10_000, "path": None, "auxiliary_length": None}
+    assert WordProblem.test_settings(own, {"seed": 4})["path"] == "5.csv"
+    more = WordProblem.test_settings(own, {"length": 2, "samples": 10**5, "path": "2.csv"})
+    assert (more["length"], more["samples"], more["path"]) == (2, 10**5, "2.csv")
+    assert SignatureTask.test_settings({"length": 9}, {"length": 8}) == {"length": 8}
