@@ -1,6 +1,7 @@
 """Strictness for every test: no silent promotion of dtypes or ranks, and float64 on request."""
 
 import os
+import platform
 import shutil
 import tempfile
 from importlib.metadata import version
@@ -11,7 +12,10 @@ os.environ.setdefault("WANDB_MODE", "disabled")
 os.environ.setdefault(
     "XLA_FLAGS",
     "--xla_backend_optimization_level=0"
-    + " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+    + (
+        " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+        + " --xla_cpu_max_isa=AVX" * (platform.machine() == "x86_64")
+    )
     * version("jaxlib").startswith("0.10."),
 )
 

@@ -103,6 +103,7 @@ def test_all_gradients(x64, length, state):
         assert_close(values_and_gradients(partial(blocked, chunk=chunk), arrays), want)
 
 
+@pytest.mark.slow
 def test_a_long_sequence_keeps_fewer_states(x64, monkeypatch):
     """And gives the same."""
     arrays = make(20)

@@ -103,7 +103,10 @@ def test_the_exact_flow_of_diagonal_matrices_in_parallel(x64, form):
 
 
 @pytest.mark.parametrize("scale", [pytest.param(0.1, marks=pytest.mark.slow), 3.0])
-@pytest.mark.parametrize("structure", STRUCTURES)
+@pytest.mark.parametrize(
+    "structure",
+    [s if s == "dense" else pytest.param(s, marks=pytest.mark.slow) for s in STRUCTURES],
+)
 def test_tsit5_is_diffraxs_with_its_own_defaults(x64, structure, scale):
     """The same states by the same number of steps, where steps are one an interval and where they
     are several, some of them refused."""

@@ -49,7 +49,7 @@ def test_every_config_file_is_reached():
 @pytest.mark.parametrize(
     "experiment",
     [
-        pytest.param(e, marks=[] if e in ("figure1/s5", "figure2/mamba") else [pytest.mark.slow])
+        pytest.param(e, marks=[] if e == "figure2/mamba" else [pytest.mark.slow])
         for e in EXPERIMENTS
     ],
 )

@@ -80,13 +80,14 @@ def values_and_gradients(read, mixer, x):
     return y, gradients
 
 
+@pytest.mark.parametrize("lengths", [(0, 7, 100), pytest.param(LENGTHS, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", each(EXACT))
-def test_one_step_after_the_other_gives_the_whole(name, x64):
+def test_one_step_after_the_other_gives_the_whole(name, lengths, x64):
     """Values at every length, and all gradients."""
     mixer = build(name)
     streamed = jax.jit(lambda x: stream(mixer, x))(sequence(LENGTHS[-1]))
     whole = jax.jit(lambda x: mixer(x)[0])
-    for length in LENGTHS:
+    for length in lengths:
         y = whole(sequence(LENGTHS[-1])[:length])
         assert y.shape == (length, WIDTH)
         assert_close(y, streamed[:length], 1e-10)
@@ -104,11 +105,12 @@ def test_an_adaptive_solver_s_steps_give_the_whole_to_its_tolerance(name, x64):
         assert mixer(sequence(length))[0].shape == (length, WIDTH)
 
 
+@pytest.mark.parametrize("lengths", [(130,), pytest.param((1, 2), marks=pytest.mark.slow)], ids=str)
 @pytest.mark.parametrize("name", each(RECURRENT))
-def test_every_form_that_a_structure_admits_gives_the_sequential_one(name, x64):
+def test_every_form_that_a_structure_admits_gives_the_sequential_one(name, lengths, x64):
     """Values, last states and all gradients, from zero and from a given state; a length beyond each
     form's chunks, which do not divide it."""
-    for length in (1, 130):
+    for length in lengths:
         x, want = sequence(length), None
         admitted = admitted_forms(build(name), x)
         assert len(admitted) > 1

@@ -43,6 +43,7 @@ def test_seeds_are_of_the_run_and_not_of_the_cell(tmp_path):
     assert cell_of(one) == cell_of(other)
 
 
+@pytest.mark.slow
 def test_the_number_of_devices_is_no_part_of_it(tmp_path, nursery):
     program = """
 import jax, os

@@ -20,7 +20,7 @@ TASKS = {
 }
 
 
-FAST = [("diagonal_cde", "a5"), ("rnn", "area")]
+FAST = [("rnn", "area")]
 
 
 @pytest.mark.parametrize(

@@ -203,6 +203,7 @@ def test_a_convolution_of_any_number_of_taps_reads_in_pieces(x64, taps):
     np.testing.assert_allclose(jnp.concatenate([first, rest]), want, rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_streaming_tsit5_at_tight_tolerance(x64):
     mixer = build(
         LinearCDE, 3, gate_omega="path", gate_xi="path", solver=Tsit5(rtol=1e-10, atol=1e-10)

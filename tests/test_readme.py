@@ -63,6 +63,7 @@ def test_the_example_s_task_is_read_in_pieces(example):
         assert pieces[name] == pytest.approx(value, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_its_python_runs_as_printed(tmp_path, monkeypatch):
     """In one session, after a short run in the directory that is loaded."""
     directory = re.search(r'load_run\("(.*?)"\)', README).group(1)

@@ -307,6 +307,7 @@ def test_a_run_that_another_process_has_is_left_to_it(jobs, tmp_path, capsys):
     assert f"{directory}: another process is running it" in said
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_is_shown(jobs, tmp_path, capfd):
     import reproduce
 

@@ -58,6 +58,7 @@ def test_every_table_of_times_is_of_a_record(capsys):
     assert [line for line in lines if line not in printed] == []
 
 
+@pytest.mark.slow
 def test_the_small_study_is_complete(capsys):
     import reproduce
 

@@ -241,6 +241,7 @@ def test_published_data_set(dimension, word, rmse_zero):
     assert round(float(rmse), 6) == rmse_zero
 
 
+@pytest.mark.slow
 def test_log_signature_and_alternating_volume_are_uncorrelated_on_rounded_random_walks():
     """Exactly so for any law that keeps its form when channels are exchanged: averaged over their
     permutations with the sign, log S is zero. The anti-symmetric part is the alternating one."""

@@ -49,10 +49,7 @@ def test_data_loss_and_metrics_fit_together(task, tmp_path):
 
 @pytest.mark.parametrize(
     "task",  # the others are of the same two classes
-    [
-        pytest.param(t, marks=[pytest.mark.slow] if t in ("area", "volume", "a5") else [])
-        for t in TASKS
-    ],
+    [pytest.param(t, marks=[pytest.mark.slow] if t != "word_problem" else []) for t in TASKS],
 )
 def test_it_trains(task, tmp_path):
     _, summary = execute(compose_run(options(task), tmp_path))

@@ -250,6 +250,7 @@ def test_a_seed_that_fails_is_reported_and_the_others_go_on(tmp_path, capsys):
     assert (tmp_path / "model-seed1.eqx").exists()
 
 
+@pytest.mark.slow
 def test_each_seed_stops_at_its_threshold(tmp_path):
     options = [
         *SMALL,

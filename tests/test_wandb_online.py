@@ -340,6 +340,7 @@ def test_after_an_outage_to_the_end_sync_uploads_the_rest(server, run, monkeypat
     check_rows(server, run.directory, evaluations=10)
 
 
+@pytest.mark.slow
 def test_offline_files_give_every_row_once(server, run):
     for evaluations, start in ((range(4), None), (range(2, 6), 2)):
         if start is not None:
