@@ -146,7 +146,7 @@ def encode(words, columns, quoting, line_end, last, blank, encoding, *, compress
         writer.writerow([named[column] for column in columns])
     whole = text.getvalue().removesuffix(line_end) + last * line_end
     contents = (whole + "".join(each + line_end for each in blank)).encode(encoding)
-    return gzip.compress(contents) if compressed else contents
+    return gzip.compress(contents, mtime=0) if compressed else contents
 
 
 ENCODINGS = st.fixed_dictionaries(
@@ -197,8 +197,8 @@ def test_another_encoding_has_the_same_words(how, blank, suffix, length, rows, t
         (b'seed,input,target\n7,"1\n2",1 3\n', r"line 3: must be .* got '7,1\\n2,1 3'"),
         (b'seed,input,target\n7,"1 2",1 3\n7,"2 1,1 4\n', "line 3: must be CSV, got unexpected"),
         (b'seed,input,target\n7,"1" 2,1 3\n', "line 2: must be CSV, got ',' expected"),
-        (gzip.compress(b"seed,input,target\n7,1 2,1 3\n")[:-9], " must be whole, got damaged gzip"),
-        (gzip.compress(b"seed,input,target\n7,1 2,1 3\n") + b"x", " must be whole, got damaged"),
+        (gzip.compress(b"seed,input,target\n7,1 2,1 3\n", mtime=0)[:-9], " must be whole, got damaged gzip"),
+        (gzip.compress(b"seed,input,target\n7,1 2,1 3\n", mtime=0) + b"x", " must be whole, got damaged"),
         (b"\x1f\x8b", " must be whole, got damaged gzip"),
     ],
 )  # fmt: skip
@@ -259,7 +259,7 @@ def test_a_small_file_that_is_huge_when_decompressed_is_refused(tmp_path, monkey
     with pytest.raises(DamagedData, match="line 1: must have at most 262,144"):
         read_word_file(path)
     monkeypatch.setattr("tasks.a5_files.MAX_SIZE", 10_000)
-    path.write_bytes(gzip.compress(b"seed,input,target\n" + b"7,1 2,1 3\n" * 10_000))
+    path.write_bytes(gzip.compress(b"seed,input,target\n" + b"7,1 2,1 3\n" * 10_000, mtime=0))
     with pytest.raises(DamagedData, match="line 1000: must be within the first 10,000 characters"):
         read_word_file(path)
 
