@@ -54,6 +54,9 @@ def small_file(tmp_path):
     return path
 
 
+ZIPPED = gzip.compress(b"seed,input,target\n7,1 2,1 3\n", mtime=0)
+
+
 @pytest.mark.parametrize(("length", "seed", "rows", "sha256"), HISTORICAL)
 def test_published_files_are_regenerated_byte_for_byte(length, seed, rows, sha256, tmp_path):
     path = tmp_path / "words.csv"
@@ -197,8 +200,8 @@ def test_another_encoding_has_the_same_words(how, blank, suffix, length, rows, t
         (b'seed,input,target\n7,"1\n2",1 3\n', r"line 3: must be .* got '7,1\\n2,1 3'"),
         (b'seed,input,target\n7,"1 2",1 3\n7,"2 1,1 4\n', "line 3: must be CSV, got unexpected"),
         (b'seed,input,target\n7,"1" 2,1 3\n', "line 2: must be CSV, got ',' expected"),
-        (gzip.compress(b"seed,input,target\n7,1 2,1 3\n", mtime=0)[:-9], " must be whole, got damaged gzip"),
-        (gzip.compress(b"seed,input,target\n7,1 2,1 3\n", mtime=0) + b"x", " must be whole, got damaged"),
+        (ZIPPED[:-9], " must be whole, got damaged gzip"),
+        (ZIPPED + b"x", " must be whole, got damaged"),
         (b"\x1f\x8b", " must be whole, got damaged gzip"),
     ],
 )  # fmt: skip
