@@ -165,14 +165,8 @@ def build(config: Any, choices: Mapping[str, str], directory: Path) -> Run:
     if "optimizer" in plain:
         _check_optimizer("optimizer", plain["optimizer"])
         optimizer = instantiate("optimizer", plain["optimizer"], optax.GradientTransformation)
-    partial_model = instantiate("model", plain["model"], Callable)
+    make_model = model_maker(plain["model"], task)
     logger = instantiate("logger", plain["logger"], AbstractLogger)
-
-    def make_model(key: PRNGKeyArray) -> Model:
-        return partial_model(
-            vocabulary=task.vocabulary, channels=task.channels, n_outputs=task.n_outputs, key=key
-        )
-
     model = _check_model(make_model, task, procedure, plain["model"])
     name = run_name(plain, choices)
     info = RunInfo(
@@ -199,6 +193,22 @@ def build(config: Any, choices: Mapping[str, str], directory: Path) -> Run:
         count_parameters(model),
         lambda steps: _with_steps(config, steps) | {"options": plain["options"]},
     )
+
+
+def model_maker(node: Any, task: AbstractTask) -> MakeModel:
+    """What makes the model of a node for a task, from a key.
+
+    Raises:
+        ConfigError: if the node is none of a model.
+    """
+    partial_model = instantiate("model", node, Callable)
+
+    def make_model(key: PRNGKeyArray) -> Model:
+        return partial_model(
+            vocabulary=task.vocabulary, channels=task.channels, n_outputs=task.n_outputs, key=key
+        )
+
+    return make_model
 
 
 def _with_steps(config: Any, steps: int) -> dict[str, Any]:

@@ -7,7 +7,7 @@ The directory may be a stranger's: only what `experiments.trust` allows is calle
 unpickled, and no file makes this take more memory than it has bytes.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -18,8 +18,9 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import PRNGKeyArray, PyTree
+from jaxtyping import PyTree
 
+from experiments.config import model_maker
 from experiments.errors import ConfigError, EnvironmentFault
 from experiments.nodes import instantiate, located
 from experiments.results.files import (
@@ -158,13 +159,7 @@ def _build(nodes: Mapping[str, Any]) -> tuple[AbstractTask, MakeModel]:
     for name, node in nodes.items():
         _check_resolved(name, node)
     task = instantiate("task", nodes["task"], AbstractTask)
-    partial_model = instantiate("model", nodes["model"], Callable)
-
-    def make_model(key: PRNGKeyArray) -> Model:
-        return partial_model(
-            vocabulary=task.vocabulary, channels=task.channels, n_outputs=task.n_outputs, key=key
-        )
-
+    make_model = model_maker(nodes["model"], task)
     try:
         model = eqx.filter_eval_shape(make_model, jr.key(0))
     except (TypeError, ValueError, ArithmeticError, MemoryError) as error:
