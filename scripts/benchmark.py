@@ -21,7 +21,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import jax
-from benchmarks import dense, linear_cde, lti, quick, scan, training, training_step
+from benchmarks import dense, dispatch, linear_cde, lti, quick, scan, training, training_step
 from benchmarks.harness import Options, Row, show
 
 from experiments.provenance import provenance
@@ -30,6 +30,7 @@ BENCHMARKS: dict[str, Callable[[Options], list[Row]]] = {
     "selective_scan": scan.selective_scan_times,
     "selective_scan_lengths": scan.selective_scan_lengths,
     "dense_recurrence": dense.dense_recurrence,
+    "dispatch": dispatch.dispatch,
     "a5_step": linear_cde.a5_step,
     "figure1_features": linear_cde.figure1_features,
     "lti": lti.lti,

@@ -227,3 +227,22 @@ def test_the_models_of_pytorch_are_ours_and_learn(name):
     losses = [run() for _ in range(20)]
     assert jnp.isfinite(losses[-1])
     assert losses[-1] != losses[0]
+
+
+@pytest.mark.slow
+def test_the_crossovers_at_a_tiny_size(monkeypatch):
+    import importlib
+
+    from benchmarks import dispatch
+    from benchmarks.harness import Options
+
+    monkeypatch.setattr(dispatch, "LENGTHS", (5,))
+    monkeypatch.setattr(dispatch, "WHOLE_LENGTHS", (70,))
+    monkeypatch.setattr(dispatch, "POSITIONS", 70)
+    monkeypatch.setattr(dispatch, "WIDTH", 4)
+    found = dispatch.dispatch(Options(1, None, 1000, 4000.0))
+    cases = {row["case"] for row in found}
+    assert len(cases) == len(dispatch.FAMILIES) + 1
+    for case in cases:
+        assert sum(row["fastest"] == "yes" for row in found if row["case"] == case) == 1
+    assert importlib.import_module("ssm.scans.convolution").WHOLE > 0
