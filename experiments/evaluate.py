@@ -34,9 +34,9 @@ from experiments.cache import use_compilation_cache
 from experiments.errors import ConfigError, EnvironmentFault, exit_code_of
 from experiments.evaluation import Outcome, evaluate
 from experiments.loading import LoadedRun, load_run
+from experiments.lock import is_running
 from experiments.loggers.evaluations import log_evaluations
 from experiments.results.files import EVALUATIONS, Record, dumps
-from experiments.rundir import is_running
 from experiments.streams import make_steady
 from experiments.trust import trust
 from experiments.usage import explain

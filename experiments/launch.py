@@ -15,10 +15,10 @@ from typing import Any
 from experiments.analysis.plan import AbstractChain, Job
 from experiments.analysis.settings import check_settings
 from experiments.errors import Interrupted, exit_code_of
+from experiments.lock import is_running
 from experiments.prescribed import prescribed
 from experiments.results.files import SUMMARY
 from experiments.results.records import RunResult, SeedResult, merge, read_run, runs_below
-from experiments.rundir import is_running
 
 ROOT = Path(__file__).resolve().parents[1]
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)

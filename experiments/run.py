@@ -152,7 +152,8 @@ def _tell(error: Exception, directory: Path, *, show: bool = False) -> int:
     if isinstance(error, InUse | OtherRun) or (directory / SUMMARY).exists():
         return getattr(error, "exit_code", 1)
     try:
-        (directory / ERROR).write_text(f"{text}\n", encoding="utf-8")
+        with atomic(directory / ERROR) as file:
+            file.write(f"{text}\n".encode())
     except OSError as again:
         print(f"       {ERROR} could not be written: {again}", file=sys.stderr)
     return getattr(error, "exit_code", 1)

@@ -1,24 +1,22 @@
 """A run's directory: one process at a time, and everything needed to go on where it stopped."""
 
 import contextlib
-import fcntl
 import json
 import logging
 import os
 import shutil
-import socket
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
-from experiments.errors import EnvironmentFault, InUse, OtherRun
+from experiments.errors import EnvironmentFault, OtherRun
 from experiments.interruption import Interruption
+from experiments.lock import LOCK, locked
 from experiments.results import schema
 from experiments.results.files import (
     CHECKPOINTS,
@@ -26,6 +24,7 @@ from experiments.results.files import (
     ERROR,
     IDS,
     METRICS,
+    NAMES,
     SUMMARY,
     digest,
     parse_record,
@@ -37,8 +36,6 @@ from experiments.results.identity import code_version, configuration_of, differe
 from experiments.results.migration import migrated
 from experiments.training import checkpoint
 from experiments.training.checkpoint import Checkpoint
-
-LOCK = ".lock"
 
 _log = logging.getLogger(__name__)
 
@@ -93,8 +90,13 @@ class RunDirectory:
         return self.path / CHECKPOINTS
 
     def __enter__(self) -> "RunDirectory":
+        for name in (LOCK, *NAMES):
+            if (self.path / name).is_symlink():  # what is written there would go elsewhere
+                raise EnvironmentFault(
+                    f"{self.path / name} is a link; expected the run's own files in its directory"
+                )
         try:
-            self._stack.enter_context(_locked(self.path))
+            self._stack.enter_context(locked(self.path))
             self._find()
         except OSError as error:
             self._stack.close()
@@ -307,51 +309,6 @@ class RunDirectory:
             where = f"{metrics}, line {bad[0]}" if bad else f"{metrics}, one of {len(lines)} lines"
             wrong = f"{where}: it is not what it was when {found.path.name} was written"
         raise EnvironmentFault(f"{wrong}; restore the file, or remove the directory to start again")
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Holds the directory; the kernel lets go of it when the process ends, however it ends.
-
-    Raises:
-        InUse: if another process holds it.
-    """
-    path.mkdir(parents=True, exist_ok=True)
-    with open(path / LOCK, "a+", encoding="utf-8") as file:
-        end = time.monotonic() + 1.0  # another process may just be looking
-        while not _take(file, fcntl.LOCK_EX):
-            if time.monotonic() < end:
-                time.sleep(0.1)
-                continue
-            raise InUse(
-                f"run directory {path}: in use by {_holder(file)}; expected a directory that no "
-                "other process is running in"
-            )
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
-        yield
-
-
-def is_running(path: Path) -> bool:
-    """Whether a process, on this or another machine, holds a run's directory."""
-    if not (path / LOCK).exists():
-        return False
-    with open(path / LOCK, encoding="utf-8") as file:
-        return not _take(file, fcntl.LOCK_SH)
-
-
-def _take(file: TextIO, how: int) -> bool:
-    try:
-        fcntl.flock(file, how | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _holder(file: TextIO) -> str:
-    file.seek(0)
-    return file.read() or "another process"
 
 
 def read_ids(directory: Path) -> dict[str, str] | None:

@@ -23,10 +23,10 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.config import owned, run_name
+from experiments.lock import is_running
 from experiments.places import CONFIGS
 from experiments.results.files import CHECKPOINTS, CONFIG, ERROR, SUMMARY, read_summary, read_yaml
 from experiments.results.identity import SWEEP_CODE, code_version, configuration_of, identity_of
-from experiments.rundir import is_running
 from experiments.training import checkpoint
 from experiments.usage import explain
 

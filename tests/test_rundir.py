@@ -316,6 +316,22 @@ def test_a_damaged_file_is_one_error_that_names_it(name, text, finished):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("name", [".lock", METRICS, SUMMARY, CONFIG, CHECKPOINTS, IDS])
+def test_a_link_out_of_the_directory_is_not_followed(name, stopped, tmp_path):
+    """A stranger's might have the lock, or the metrics, cut a file of the user's."""
+    mine = tmp_path / "mine"
+    mine.write_text("of the user")
+    if (stopped / name).is_dir():
+        (stopped / name).rename(tmp_path / "elsewhere")
+        mine = tmp_path / "elsewhere"
+    else:
+        (stopped / name).unlink(missing_ok=True)
+    (stopped / name).symlink_to(mine)
+    with pytest.raises(EnvironmentFault, match=f"{name} is a link"):
+        enter(stopped, configuration()).__enter__()
+    assert mine.is_dir() or mine.read_text() == "of the user"
+
+
 def test_a_configuration_is_plain_data(finished):
     """A tag that would call something is damage."""
     (finished / CONFIG).write_text("a: !!python/object/apply:os.system ['echo called']\n")

@@ -22,6 +22,7 @@ ERROR, OVERRIDES, IDS = "error.txt", "overrides.yaml", "wandb_ids.json"
 EVALUATIONS = "evaluations.jsonl"
 """What `experiments/evaluate.py` appends: records, and what they were evaluated on."""
 CHECKPOINTS = "checkpoints"
+NAMES = (CONFIG, METRICS, SUMMARY, ERROR, OVERRIDES, IDS, CHECKPOINTS)
 MOST_BYTES = 2**24
 """More than any text file of a run has, but for its metrics."""
 
