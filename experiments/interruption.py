@@ -45,7 +45,9 @@ class Interruption:
             return
         read, write = os.pipe()
         os.set_blocking(write, False)
-        self._previous = {s: signal.signal(s, self._note) for s in SIGNALS}
+        # Ctrl-C stays ignored where it was, as in a background job of a shell.
+        heard = [s for s in SIGNALS if s != signal.SIGINT or signal.getsignal(s) != signal.SIG_IGN]
+        self._previous = {s: signal.signal(s, self._note) for s in heard}
         before = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
         threading.Thread(target=self._watch, args=(read,), daemon=True).start()
         try:
@@ -81,7 +83,7 @@ class Interruption:
     def _watch(self, read: int) -> None:
         """Ends the process if a signal came that the run does not act upon in time."""
         while received := os.read(read, 1):
-            if received[0] not in SIGNALS:
+            if received[0] not in self._previous:
                 continue
             if callable(self._previous[received[0]]) and received[0] != signal.SIGINT:
                 continue

@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 import inspect
 import os
+import sys
 from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
@@ -125,7 +126,9 @@ def _resolve(path: str, name: str) -> Any:
 
 def _is_module(name: str) -> bool:
     parent = importlib.import_module(name.rpartition(".")[0])
-    return hasattr(parent, "__path__") and importlib.util.find_spec(name) is not None
+    if name in sys.modules or not hasattr(parent, "__path__"):
+        return name in sys.modules
+    return importlib.util.find_spec(name) is not None
 
 
 def _is_own(name: str, value: Any, module: str) -> bool:

@@ -19,9 +19,9 @@ What follows `--` overrides the settings of every run: those that a cell leaves 
 many steps it has, and with `--results` any that do not make it another cell. A cell that ended,
 undecided, with fewer steps than are asked for now goes on from its last checkpoint.
 
-Exit code 0: all is complete, 1: a run failed, 2: wrong arguments or settings, 75: a signal came,
-and the same command goes on. A seed whose loss is not finite is a result: in Figure 2 it has failed
-at that depth.
+Exit code 0: all is complete, 1: a run failed, 2: wrong arguments or settings, 75 (by Ctrl-C, 130):
+a signal came, and the same command goes on. A seed whose loss is not finite is a result: in Figure
+2 it has failed at that depth.
 """
 
 import argparse

@@ -91,7 +91,8 @@ MOVED = {"s5": ["model.mixer.log_real=true", "model.mixer.real_normal=true"]}
 def compute(overrides: list[str]) -> dict[str, Any]:
     """The values of one case, by the code at hand."""
     with tempfile.TemporaryDirectory() as directory:
-        run = compose_run(overrides, Path(directory))
+        # Features too, which have no optimiser of their own, are trained here.
+        run = compose_run([*overrides, "procedure=train"], Path(directory))
     with jax.numpy_dtype_promotion("standard"):
         model = eqx.filter_jit(run.make_model)(jr.key(0))
         found: dict[str, Any] = {"parameters": sorted(_hashes(model))}

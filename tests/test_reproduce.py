@@ -334,7 +334,7 @@ def test_a_signal_leaves_a_checkpoint_and_the_same_command_goes_on(jobs, tmp_pat
     deadline = time.monotonic() + 120
     while not list((directory / "checkpoints").glob("[!.]*")) and time.monotonic() < deadline:
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 75, output.decode()
     assert reproduce.main([*command, "--dry-run", *settings]) == 0
