@@ -258,9 +258,12 @@ def _check_saved(override: str, directory: Path) -> None:
     Targets are checked with all others. Here, Hydra's own settings, which can name code too, and
     environment variables, which hold secrets and might be sent to a stranger's W&B project.
     """
-    key = _key(override)
-    if override.startswith("-") or re.match(r"hydra\b", key):
+    key, _, value = override.lstrip("+~").partition("=")
+    group = (CONFIGS / key.partition("@")[0]).is_dir() or "/" in key
+    if override.startswith("-") or "hydra" in key:
         wrong = "expected settings of the run only, none of Hydra"
+    elif ".." in key or (group and not re.fullmatch(r"\w[\w/-]*", value)):
+        wrong = "expected an option of this code's configurations"
     elif "${" in PLAIN_REFERENCE.sub("", override):
         wrong = f"expected references to keys only; if you trust it, say {key}=… on this command"
     else:

@@ -104,7 +104,9 @@ def test_a_package_that_the_user_names_is_allowed(tmp_path, monkeypatch):
     [
         "hydra.callbacks.x._target_=os.abort", "+hydra.job_logging.x=1", "hydra/launcher=slurm",
         "~hydra.callbacks", "hydra.searchpath=[file:///tmp]", "--config-dir=/tmp", "-m",
-        "hydra@x=y",
+        "hydra@x=y", "logger@hydra.callbacks.x=local", "+experiment=../../evil/x",
+        "task=/tmp/evil/x",
+        "+experiment/../../evil=x", "task=[../x]", "+../evil=x",
         "logger.loggers.wandb.project=${oc.env:HOME}", "see_also=${oc.decode:'${oc.env:HOME}'}",
         "see_also=${${x}:HOME}", "task.group=${hydra:runtime.cwd}", "see_also=${oc.${y}:HOME}",
     ],
