@@ -32,7 +32,7 @@ from experiments.results.identity import UNRELATED, cell_of
 from experiments.results.migration import VERSION
 from experiments.results.published import published
 from experiments.training.procedure import AbstractProcedure, MakeModel, Model
-from experiments.trust import check_targets
+from experiments.trust import check_resolved, check_targets
 from experiments.usage import explain
 from ssm.init import count_parameters
 from tasks.base import AbstractTask
@@ -156,6 +156,7 @@ def build(config: Any, choices: Mapping[str, str], directory: Path) -> Run:
     plain = _resolved(config)
     _check_top(plain, choices)
     check_targets("", plain)
+    check_resolved("", plain)
     plain["options"] = _options(choices)
     seeds = _check_seeds(plain["seeds"])
     _check_published(plain["published"])

@@ -29,6 +29,7 @@ from experiments.results.files import (
     METRICS,
     SUMMARY,
     Record,
+    check_files,
     model_file,
     read_metrics,
     read_summary,
@@ -85,6 +86,10 @@ def load_run(directory: str | Path) -> LoadedRun:
         ConfigError: if the configuration calls what is not trusted, or what this code has not.
     """
     directory = Path(directory)
+    try:
+        check_files(directory)
+    except (ValueError, OSError) as error:
+        raise EnvironmentFault(str(error)) from error
     path = directory / CONFIG
     with _reading(path, "expected a run's directory, as experiments/run.py makes it"):
         config = migrated(mapping(_small(read_yaml(path))))

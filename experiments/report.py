@@ -59,9 +59,9 @@ def conclude(run: Run, summary: Mapping[str, Any]) -> bool:
         line = f"Seed {seed}: validation {metric} {final[metric]:.4g}"
         if "condition_number" in result:
             line += f" (rank {result['rank']}, condition number {result['condition_number']:.3g})"
-        elif result["steps_to_threshold"] is not None:
+        elif result.get("steps_to_threshold") is not None:
             line += f", past {summary['threshold']:g} within {result['steps']:,} steps"
-        elif result["best_step"] not in (None, result["steps"]):
+        elif result.get("best_step") not in (None, result.get("steps")):
             line += f", best {result[f'best_{metric}']:.4g} at step {result['best_step']:,}"
         print(line)
         positions = {k.rpartition("_")[2]: v for k, v in final.items() if "_at_" in k}

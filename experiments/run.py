@@ -34,7 +34,7 @@ from experiments.places import CONFIGS
 from experiments.prescribed import changes_of
 from experiments.provenance import provenance
 from experiments.report import conclude, introduce
-from experiments.results.files import ERROR, OVERRIDES, SUMMARY, atomic
+from experiments.results.files import ERROR, OVERRIDES, SUMMARY, atomic, check_files, read_yaml
 from experiments.results.identity import SWEEP_CODE, code_version
 from experiments.rundir import RunDirectory
 from experiments.streams import make_steady
@@ -232,8 +232,9 @@ def _expand_resume(arguments: Sequence[str]) -> list[str]:
             "(a sweep goes on if the same command is given again)"
         )
     try:
-        saved = yaml.safe_load((path / OVERRIDES).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        check_files(path)
+        saved = read_yaml(path / OVERRIDES)
+    except (OSError, ValueError) as error:
         saved = error
     if not isinstance(saved, list) or not all(isinstance(item, str) for item in saved):
         raise ConfigError(

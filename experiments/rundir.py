@@ -16,7 +16,7 @@ from jaxtyping import PyTree
 
 from experiments.errors import EnvironmentFault, OtherRun
 from experiments.interruption import Interruption
-from experiments.lock import LOCK, locked
+from experiments.lock import locked
 from experiments.results import schema
 from experiments.results.files import (
     CHECKPOINTS,
@@ -24,8 +24,8 @@ from experiments.results.files import (
     ERROR,
     IDS,
     METRICS,
-    NAMES,
     SUMMARY,
+    check_files,
     digest,
     parse_record,
     read_json,
@@ -90,11 +90,10 @@ class RunDirectory:
         return self.path / CHECKPOINTS
 
     def __enter__(self) -> "RunDirectory":
-        for name in (LOCK, *NAMES):
-            if (self.path / name).is_symlink():  # what is written there would go elsewhere
-                raise EnvironmentFault(
-                    f"{self.path / name} is a link; expected the run's own files in its directory"
-                )
+        try:
+            check_files(self.path)
+        except (ValueError, OSError) as error:
+            raise EnvironmentFault(str(error)) from error
         try:
             self._stack.enter_context(locked(self.path))
             self._find()
@@ -300,7 +299,7 @@ class RunDirectory:
         size, sha = found.description["metrics_bytes"], found.description.get("metrics_sha256")
         if _size(metrics) < size:
             wrong = f"{metrics} is shorter than when {found.path.name} was written"
-        elif sha is None or digest(metrics, size) == sha:
+        elif digest(metrics, size) == sha or (sha is None and _is_old(found)):
             return
         else:
             with open(metrics, "rb") as file:
@@ -309,6 +308,11 @@ class RunDirectory:
             where = f"{metrics}, line {bad[0]}" if bad else f"{metrics}, one of {len(lines)} lines"
             wrong = f"{where}: it is not what it was when {found.path.name} was written"
         raise EnvironmentFault(f"{wrong}; restore the file, or remove the directory to start again")
+
+
+def _is_old(found: Checkpoint) -> bool:
+    """Whether a checkpoint was written before there were checksums."""
+    return found.description["config"].get("version", 1) < 3
 
 
 def read_ids(directory: Path) -> dict[str, str] | None:

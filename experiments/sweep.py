@@ -149,7 +149,15 @@ class SweepReport(Callback):
     @staticmethod
     def _outcome(cell: tuple[str, Path | None, str]) -> Outcome:
         _, path, why = cell
-        return Outcome("refused", why) if path is None else outcome(path)
+        if path is None:
+            return Outcome("refused", why)
+        try:
+            found = outcome(path)
+        except (ValueError, KeyError, OSError) as error:
+            return Outcome("failed", f"its results are damaged: {str(error).splitlines()[0]}")
+        if found.state == "finished" and not _is_whole(path):
+            return Outcome("failed", f"{path} holds the results of another run")
+        return found
 
 
 _plugins = Plugins.instance()  # the first time, it loads the modules of plugins anew

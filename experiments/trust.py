@@ -35,7 +35,7 @@ def trust(packages: str) -> None:
     Raises:
         ConfigError: for what is no name of a package.
     """
-    names = [name.strip() for name in packages.split(",")]
+    names = [name.strip() for name in packages.rstrip(",").split(",")]
     if wrong := [name for name in names if not name.isidentifier()]:
         raise ConfigError(
             f"trust: got {wrong[0]!r}; expected the names of packages whose classes a "
@@ -58,6 +58,23 @@ def check_targets(path: str, node: Any) -> None:
     elif isinstance(node, list):
         for index, value in enumerate(node):
             check_targets(f"{path}[{index}]", value)
+
+
+def check_resolved(path: str, node: Any) -> None:
+    """Refuses what is left of a reference once all are resolved: it would be resolved again later,
+    after the targets were checked.
+
+    Raises:
+        ConfigError: for the first.
+    """
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            check_resolved(f"{path}.{key}" if path else str(key), value)
+    elif isinstance(node, list):
+        for index, value in enumerate(node):
+            check_resolved(f"{path}[{index}]", value)
+    elif isinstance(node, str) and "${" in node:
+        raise ConfigError(f"{path}: got {node!r}; expected a value without '${{'")
 
 
 def find_target(path: str, name: Any) -> Any:
@@ -110,6 +127,8 @@ def _resolve(path: str, name: str) -> Any:
     except Exception as error:  # importing a module can fail in any way
         module = ".".join(parts[:count])
         reason = (str(error).splitlines() or [""])[0]
+        if isinstance(error, ModuleNotFoundError):
+            reason += "; is its folder in PYTHONPATH?"
         raise ConfigError(
             f"{here}; importing {module} fails: {type(error).__name__}: {reason}"
         ) from error

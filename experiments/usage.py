@@ -48,6 +48,8 @@ def explain(error: Exception, arguments: Sequence[str] = ()) -> str:
 def check_flags(arguments: Sequence[str]) -> str | None:
     """What is wrong with the command's flags, in one line, or None."""
     unknown = get_args_parser().parse_known_args(list(arguments))[1]
+    if unknown and not unknown[0].startswith("-"):
+        return f"{unknown[0]}: expected all settings together, after the flags (-m comes first)"
     return f"{unknown[0]}: unknown flag; --help lists those there are" if unknown else None
 
 

@@ -17,6 +17,10 @@ from experiments.rundir import RunDirectory, read_ids
 from experiments.training.train import GradientDescent
 
 DEEP = "[" * 100_000
+BOMB = "a0: &a0 {x: 1}\n" + "".join(
+    f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 10)}]}}\n" for i in range(1, 12)
+)
+LOOP = "loop: &l {a: *l}\n"
 
 
 def configuration(steps=20, seeds=(0,), rate=0.1):
@@ -209,6 +213,14 @@ def test_metrics_are_what_they_were_at_the_checkpoint(damage, stopped):
         enter(stopped, configuration()).__enter__()
 
 
+def test_a_checkpoint_without_a_checksum_is_none_of_this_version(stopped):
+    """It could have the metrics cut to nothing."""
+    for path in (stopped / CHECKPOINTS).glob("*.npz"):
+        describe(path, lambda d: d.update(metrics_bytes=0, metrics_sha256=None))
+    with pytest.raises(EnvironmentFault, match="one of 0 lines: it is not what it was"):
+        enter(stopped, configuration()).__enter__()
+
+
 def test_metrics_that_came_after_the_checkpoint_are_cut_off(stopped):
     before = (stopped / METRICS).read_text()
     (stopped / METRICS).write_text(before + '{"step": 21, "torn')
@@ -237,6 +249,7 @@ SAID = {
     "a configuration of no run": lambda d: d.update(config={"version": 1}),
     "a later version": lambda d: d["config"].update(version=VERSION + 1),
     "no code": lambda d: d.pop("code"),
+    "no seed's results": lambda d: d["procedure"].update(results={}),
     "bytes below zero": lambda d: d.update(metrics_bytes=-1),
     "bytes as text": lambda d: d.update(metrics_bytes="many"),
     "bytes beyond counting": lambda d: d.update(metrics_bytes=2**70),
@@ -308,7 +321,9 @@ def test_a_summary_with_wrong_contents_is_one_error_that_names_them(wrong, finis
 
 
 @pytest.mark.parametrize("name", [SUMMARY, CONFIG])
-@pytest.mark.parametrize("text", ["", "[]", "3", "{", DEEP, "- " * 100_000, "\0", "a: b: c"])
+@pytest.mark.parametrize(
+    "text", ["", "[]", "3", "{", DEEP, "- " * 100_000, "\0", "a: b: c", BOMB, LOOP]
+)
 def test_a_damaged_file_is_one_error_that_names_it(name, text, finished):
     (finished / name).write_text(text)
     with pytest.raises(EnvironmentFault, match=rf"{name} is damaged \(.*remove the dir") as error:
@@ -316,7 +331,10 @@ def test_a_damaged_file_is_one_error_that_names_it(name, text, finished):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("name", [".lock", METRICS, SUMMARY, CONFIG, CHECKPOINTS, IDS])
+LINKS = [".lock", METRICS, SUMMARY, CONFIG, CHECKPOINTS, IDS, ".overrides.yaml.tmp", "metrics.png"]
+
+
+@pytest.mark.parametrize("name", LINKS)
 def test_a_link_out_of_the_directory_is_not_followed(name, stopped, tmp_path):
     """A stranger's might have the lock, or the metrics, cut a file of the user's."""
     mine = tmp_path / "mine"

@@ -79,6 +79,20 @@ def test_every_node_is_checked_before_any_is_built(override, tmp_path, monkeypat
         compose_run(["model=rnn", override], tmp_path)
 
 
+@pytest.mark.parametrize(
+    "override",
+    [
+        "see_also='${when:1,1,$}{oc.create:{_target_:joblib.load,filename:x}}'",
+        "+model.mixer.key_='${when:1,1,$}{oc.env:HOME}'",
+        "logger.loggers.wandb.project='x-${when:1,1,$}{oc.env:HOME}'",
+    ],
+)
+def test_nothing_is_resolved_twice(override, tmp_path):
+    """Text that a reference gave may look like one, and would be resolved after the checks."""
+    with pytest.raises(ConfigError, match=r"expected a value without '\$\{'"):
+        compose_run([override], tmp_path)
+
+
 def test_a_package_that_the_user_names_is_allowed(tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text("class Mixer: ...\ndef make(): ...\nfrom os import abort\n")
     (tmp_path / "broken.py").write_text("from os import nothing_like_it\n")

@@ -3,10 +3,12 @@
 A file is replaced in one move, so that a reader sees the old text or the new, never a part.
 """
 
+import errno
 import hashlib
 import json
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +24,7 @@ ERROR, OVERRIDES, IDS = "error.txt", "overrides.yaml", "wandb_ids.json"
 EVALUATIONS = "evaluations.jsonl"
 """What `experiments/evaluate.py` appends: records, and what they were evaluated on."""
 CHECKPOINTS = "checkpoints"
-NAMES = (CONFIG, METRICS, SUMMARY, ERROR, OVERRIDES, IDS, CHECKPOINTS)
+ANCHOR = re.compile(r"(?m)(?:^|[\s\[{,:-])[&*]\w|<<\s*:")
 MOST_BYTES = 2**24
 """More than any text file of a run has, but for its metrics."""
 
@@ -125,6 +127,8 @@ def read_yaml(path: Path) -> Any:
         ValueError: if it is damaged, nested without end, or far too large.
     """
     text = _text(path)
+    if ANCHOR.search(text):  # a few lines of which can stand for more than a memory holds
+        raise ValueError("it has anchors or aliases, which no run writes")
     longest = max(map(len, text.splitlines()), default=0)
     # libyaml is ten times faster, and crashes where the plain parser finds too deep a nesting.
     shallow = len(text) < 100_000 and longest < 1_000 and text.count("[") + text.count("{") < 1_000
@@ -138,10 +142,25 @@ def read_yaml(path: Path) -> Any:
 
 
 def _text(path: Path) -> str:
+    if not path.is_file():
+        raise FileNotFoundError(errno.ENOENT, "no such file", str(path))
     size = path.stat().st_size
     if size > MOST_BYTES:
         raise ValueError(f"it has {size:,} bytes; expected at most {MOST_BYTES:,}")
     return path.read_text(encoding="utf-8")
+
+
+def check_files(directory: Path) -> None:
+    """Refuses a directory that leads out of itself, or holds what is no file.
+
+    Raises:
+        ValueError: for a link, which writing would follow, a pipe or a device.
+    """
+    folders = (directory, directory / CHECKPOINTS)
+    for path in (p for folder in folders if folder.is_dir() for p in folder.iterdir()):
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            kind = "a link" if path.is_symlink() else "no plain file"
+            raise ValueError(f"{path} is {kind}; expected the run's own files in its directory")
 
 
 def digest(path: Path, size: int) -> str:
@@ -195,8 +214,11 @@ def atomic(path: Path) -> Iterator[IO[bytes]]:
     anything goes wrong, never existed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
+    temporary.unlink(missing_ok=True)
     try:
-        with open(temporary, "wb") as file:
+        # Made anew: what a link of that name points to stays as it is.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        with os.fdopen(os.open(temporary, flags, 0o666), "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

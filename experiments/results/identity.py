@@ -5,6 +5,7 @@ Where the results go, how they are logged and how many devices compute them are 
 
 import functools
 import hashlib
+import importlib.util
 import json
 import os
 from collections.abc import Mapping
@@ -40,7 +41,7 @@ def identity_of(config: Mapping[str, Any], code: str | None = None) -> str:
 
 @functools.cache
 def code_version() -> str:
-    """A hash of the source of `ssm`, `tasks` and `experiments`."""
+    """A hash of the source of `ssm`, `tasks` and `experiments`, and of what the user trusts."""
     root = Path(__file__).parents[2]
     digest = hashlib.sha256()
     for package in ("ssm", "tasks", "experiments"):
@@ -48,6 +49,12 @@ def code_version() -> str:
             if (root / package / "analysis") in path.parents:  # computes no result
                 continue
             digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes() + b"\0")
+    for package in filter(None, os.environ.get("SELECTIVE_SSM_TRUST", "").split(",")):
+        spec = importlib.util.find_spec(package)
+        folders = spec.submodule_search_locations if spec else None
+        files = [p for folder in folders or () for p in sorted(Path(folder).rglob("*.py"))]
+        for path in files or ([Path(spec.origin)] if spec and spec.origin else []):
+            digest.update(f"{package} {path.name}\0".encode() + path.read_bytes() + b"\0")
     return digest.hexdigest()[:8]
 
 

@@ -221,7 +221,7 @@ def ended(
         result,
         state="finished" if summary.get("failed_at") is None else "failed",
         final=number(summary["final"].get(metric)),
-        best=number(summary[f"best_{metric}"]),
+        best=number(summary.get(f"best_{metric}")),
         steps=int(summary.get("steps", 0)),
         steps_to_threshold=None if past is None else int(past),
         device=None if device is None else str(device["kind"]),

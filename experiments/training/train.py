@@ -100,6 +100,9 @@ class GradientDescent(AbstractProcedure):
     def check_saved(self, description: Mapping[str, Any]) -> None:
         said = schema.check(schema.Training, description["procedure"])
         steps = description["config"].get("train", {}).get("steps", self.steps)
+        seeds = {str(seed) for seed in description["config"].get("seeds", said["results"])}
+        if set(said["results"]) != seeds:
+            raise ValueError(f"results: got {', '.join(said['results'])}; expected each seed's")
         step, evaluated = said["step"], said["evaluated"]
         if not evaluated <= step <= steps:
             raise ValueError(f"step: got {step}; expected {evaluated} to {steps}")
