@@ -86,11 +86,12 @@ def load_run(directory: str | Path) -> LoadedRun:
         ConfigError: if the configuration calls what is not trusted, or what this code has not.
     """
     directory = Path(directory)
+    path = directory / CONFIG
     try:
-        check_files(directory)
+        if path.exists():
+            check_files(directory)
     except (ValueError, OSError) as error:
         raise EnvironmentFault(str(error)) from error
-    path = directory / CONFIG
     with _reading(path, "expected a run's directory, as experiments/run.py makes it"):
         config = migrated(mapping(_small(read_yaml(path))))
         seeds, procedure = _seeds(config["seeds"]), config["procedure"]

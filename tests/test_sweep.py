@@ -93,9 +93,11 @@ def test_finished_cells_are_left_out_unless_they_are_another_run(monkeypatch, tm
             }
         )
         logger.close()
-    assert command(arguments) == 0
+    assert command(arguments) == 1
     assert [job[-1] for job in launched] == ["seeds=[1]", "seeds=[2]"]
-    assert "3 finished before, passed over" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "1 finished before, passed over; 2 failed before" in printed
+    assert printed.count("holds the results of another run") == 2
 
 
 def cells_of_sweep(monkeypatch, arguments):
