@@ -68,7 +68,13 @@ class Sweep:
     def __init__(self, directory, environment, *overrides):
         self.directory, self.environment = directory, environment
         self.output = directory.with_suffix(".log")
-        command = [sys.executable, str(ROOT / "experiments/run.py"), "-m", *overrides]
+        command = [
+            sys.executable,
+            str(ROOT / "experiments/run.py"),
+            "-m",
+            "trust=test_slurm",
+            *overrides,
+        ]
         with self.output.open("w") as file:
             self.process = subprocess.Popen(
                 [*command, f"hydra.sweep.dir={directory}"],
